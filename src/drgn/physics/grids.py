@@ -1,0 +1,90 @@
+"""Frequency lattices: the independent half of the Fourier transform of a real image or volume, and shells."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class HalfLattice:
+    """The frequencies that determine a real D^n array inside a sphere, one of each Friedel pair.
+
+    Sorted by radius, so that a prefix is a low-pass filter. The zero frequency and everything at or beyond
+    Nyquist are left out.
+
+    Attributes
+    ----------
+    box_size
+        D.
+    frequencies
+        (P, n) float32, cycles per pixel, components in the order (x, y[, z]).
+    index, mirror
+        (P,) int64, positions of k and of -k in the flattened, centred transform ([y, x] or [z, y, x]).
+    """
+
+    box_size: int
+    frequencies: Tensor
+    index: Tensor
+    mirror: Tensor
+
+    @property
+    def ndim(self) -> int:
+        """Dimension of the array, 2 or 3."""
+        return self.frequencies.shape[1]
+
+    def __len__(self) -> int:
+        return self.frequencies.shape[0]
+
+    def gather(self, transform: Tensor) -> Tensor:
+        """Take the lattice's values (..., P) from centred transforms (..., D, D[, D])."""
+        return transform.flatten(-self.ndim)[..., self.index.to(transform.device)]
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """Centred Hermitian transforms (..., D, D[, D]) from the lattice's values (..., P); others 0."""
+        flat = values.new_zeros(*values.shape[:-1], self.box_size**self.ndim)
+        flat[..., self.index.to(values.device)] = values
+        flat[..., self.mirror.to(values.device)] = values.conj()
+        return flat.unflatten(-1, (self.box_size,) * self.ndim)
+
+
+@lru_cache(maxsize=16)
+def half_lattice(box_size: int, ndim: int, radius_px: float | None = None) -> HalfLattice:
+    """Build the half lattice of a box.
+
+    Parameters
+    ----------
+    box_size
+        D, even or odd.
+    ndim
+        2 for images, 3 for volumes.
+    radius_px
+        Keep frequencies with |k| D < radius_px. Default and upper limit: D/2, everything inside Nyquist.
+    """
+    limit = box_size / 2 if radius_px is None else min(radius_px, box_size / 2)
+    axis = torch.arange(box_size) - box_size // 2
+    grids = torch.meshgrid(*(axis,) * ndim, indexing="ij")  # array order: [z,] y, x
+    k = torch.stack([g.flatten() for g in reversed(grids)], dim=1)  # vector order: x, y[, z]
+    r2 = (k**2).sum(1)
+    # One of each pair k, -k: the last non-zero component decides.
+    positive = k[:, -1] > 0
+    for i in range(ndim - 1):
+        positive |= (k[:, i + 1 :] == 0).all(1) & (k[:, i] > 0)
+    keep = torch.nonzero(positive & (r2 < limit**2)).squeeze(1)
+    keep = keep[torch.argsort(r2[keep], stable=True)]
+    strides = torch.tensor([box_size**i for i in range(ndim)])
+    origin = box_size // 2 * int(strides.sum())
+    return HalfLattice(
+        box_size=box_size,
+        frequencies=(k[keep] / box_size).to(torch.float32),
+        index=origin + (k[keep] * strides).sum(1),
+        mirror=origin - (k[keep] * strides).sum(1),
+    )
+
+
+def shells(box_size: int, ndim: int) -> Tensor:
+    """Return |k| D rounded to the nearest integer, int64, for every element of a centred D^n transform."""
+    axis = torch.arange(box_size) - box_size // 2
+    grids = torch.meshgrid(*(axis,) * ndim, indexing="ij")
+    return torch.stack(grids).square().sum(0).to(torch.float64).sqrt().round().to(torch.int64)

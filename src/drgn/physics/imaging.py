@@ -1,0 +1,108 @@
+"""The forward model, in one place: central slice -> CTF -> shift -> image with noise.
+
+Simulation, training, pose search and back-projection all use these functions; conventions in `drgn.physics`.
+Shapes: B images, P frequencies of a half lattice.
+"""
+
+import torch
+from torch import Tensor
+
+from drgn.physics.ctf import ctf
+from drgn.physics.fourier import shift_phase
+
+
+def slice_coordinates(frequencies: Tensor, rotation: Tensor) -> Tensor:
+    """Where each image's frequencies lie in the volume's transform: (kx, ky, 0) @ R (P2).
+
+    Parameters
+    ----------
+    frequencies
+        (P, 2), any unit.
+    rotation
+        (B, 3, 3).
+
+    Returns
+    -------
+    Tensor
+        (B, P, 3), same unit.
+    """
+    return frequencies @ rotation[..., :2, :]
+
+
+def fold(coordinates: Tensor) -> tuple[Tensor, Tensor]:
+    """Move frequencies to the half space z >= 0 by Friedel's law, V(-k) = conj V(k).
+
+    Parameters
+    ----------
+    coordinates
+        (..., 3).
+
+    Returns
+    -------
+    tuple of Tensor
+        Folded coordinates (..., 3) and the sign (...) that the imaginary part takes, +1 or -1.
+    """
+    sign = torch.where(coordinates[..., 2] < 0, -1.0, 1.0).to(coordinates.dtype)
+    return coordinates * sign.unsqueeze(-1), sign
+
+
+def transfer(
+    frequencies: Tensor,
+    pixel_size_A: Tensor,
+    ctf_parameters: Tensor,
+    shift_px: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """CTF and shift phase of each image.
+
+    Parameters
+    ----------
+    frequencies
+        (P, 2), cycles per pixel.
+    pixel_size_A
+        (B,).
+    ctf_parameters
+        (B, 9), see `drgn.physics.ctf.PARAMETERS`.
+    shift_px
+        (B, 2).
+
+    Returns
+    -------
+    tuple of Tensor
+        CTF (B, P) real and phase (B, P) complex: image transform = CTF * phase * slice.
+    """
+    spatial = frequencies / pixel_size_A[:, None, None]
+    return ctf(spatial, ctf_parameters), shift_phase(frequencies, shift_px)
+
+
+def observe(slices: Tensor, contrast: Tensor, phase: Tensor) -> Tensor:
+    """Apply the microscope: transform of the noise-free image (B, P) of slices (B, P)."""
+    return slices * contrast * phase
+
+
+def whitened_residual(
+    image: Tensor, slices: Tensor, contrast: Tensor, phase: Tensor, premultiplied: Tensor
+) -> Tensor:
+    """Difference of data and model in units of the noise, (B, P) complex.
+
+    A CTF-premultiplied image is CTF * (CTF * slice + noise): its noise is divided by the CTF again, softly
+    where the CTF vanishes and the image carries nothing.
+
+    Parameters
+    ----------
+    image
+        (B, P) complex transforms of the data, data_sign applied, noise variance 1 before premultiplication.
+    slices
+        (B, P) complex, centred model slices.
+    contrast, phase
+        From `transfer`.
+    premultiplied
+        (B,) bool.
+    """
+    gain = torch.where(premultiplied[:, None], contrast.square(), contrast)
+    residual = image - observe(slices, gain, phase)
+    return residual * torch.where(premultiplied[:, None], (contrast.square() + 0.01).rsqrt(), 1.0)
+
+
+def matched_filter(image: Tensor, contrast: Tensor, phase: Tensor, premultiplied: Tensor) -> Tensor:
+    """Centre the image and multiply it by its CTF, (B, P): what back-projection adds and an encoder sees."""
+    return image * torch.where(premultiplied[:, None], 1.0, contrast) * phase.conj()

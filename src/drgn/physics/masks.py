@@ -1,0 +1,82 @@
+"""Windows, masks and filters."""
+
+import math
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from drgn.physics import fourier
+
+
+def _radius(size: int, ndim: int) -> Tensor:
+    axis = torch.arange(size, dtype=torch.float32) - size // 2
+    return torch.stack(torch.meshgrid(*(axis,) * ndim, indexing="ij")).square().sum(0).sqrt()
+
+
+def window(box_size: int, inner: float = 0.85, outer: float = 0.99, ndim: int = 2) -> Tensor:
+    """Round window (D, D[, D]): 1 inside `inner`, a cosine to 0 at `outer`, in fractions of the half box."""
+    fraction = _radius(box_size, ndim) / (box_size / 2)
+    ramp = ((fraction - inner) / (outer - inner)).clamp(0, 1)
+    return 0.5 * (1 + torch.cos(math.pi * ramp))
+
+
+def soft_mask(
+    volume: Tensor,
+    pixel_size_A: float,
+    *,
+    dilate_A: float = 25.0,
+    edge_A: float = 15.0,
+    threshold: float | None = None,
+) -> Tensor:
+    """Mask of the paper's map-to-map FSC (P23): threshold, dilate, soft cosine edge.
+
+    Parameters
+    ----------
+    volume
+        (D, D, D) density.
+    pixel_size_A
+        Angstrom per voxel.
+    dilate_A
+        How far the thresholded region grows.
+    edge_A
+        Width of the edge outside that, from 1 to 0.
+    threshold
+        Density; default half of the 99.99th percentile.
+
+    Returns
+    -------
+    Tensor
+        (D, D, D) float32 in [0, 1].
+    """
+    density = volume.detach().cpu().numpy()
+    level = float(np.percentile(density, 99.99)) / 2 if threshold is None else threshold
+    core = density > level
+    if not core.any():
+        raise ValueError(f"the mask is empty: no voxel is above the threshold {level:g}")
+    distance_A = ndimage.distance_transform_edt(~core) * pixel_size_A
+    ramp = np.clip((distance_A - dilate_A) / max(edge_A, 1e-6), 0, 1)
+    return torch.from_numpy((0.5 * (1 + np.cos(np.pi * ramp))).astype(np.float32))
+
+
+def _filtered(volume: Tensor, factor: Tensor) -> Tensor:
+    return fourier.ifft(fourier.fft(volume, 3) * factor, 3).real.to(volume.dtype)
+
+
+def _spatial_frequency(volume: Tensor, pixel_size_A: float) -> Tensor:
+    size = volume.shape[-1]
+    return (_radius(size, 3) / (size * pixel_size_A)).to(volume.device)
+
+
+def low_pass(volume: Tensor, pixel_size_A: float, resolution_A: float) -> Tensor:
+    """Low-pass a volume at a resolution, with a cosine edge of 10 % of the cut-off on either side (P25)."""
+    s = _spatial_frequency(volume, pixel_size_A) * resolution_A
+    ramp = ((s - 0.9) / 0.2).clamp(0, 1)
+    return _filtered(volume, 0.5 * (1 + torch.cos(math.pi * ramp)))
+
+
+def b_factor(volume: Tensor, pixel_size_A: float, b_factor_A2: float) -> Tensor:
+    """Multiply the transform by exp(-B s^2 / 4): negative B sharpens (P25), positive B blurs."""
+    s = _spatial_frequency(volume, pixel_size_A)
+    return _filtered(volume, torch.exp(-b_factor_A2 * s**2 / 4))

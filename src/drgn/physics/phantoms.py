@@ -1,0 +1,91 @@
+"""Molecules made of Gaussian blobs, whose density, projections and Fourier transform are known exactly."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPhantom:
+    """A sum of isotropic Gaussians.
+
+    Attributes
+    ----------
+    centre_A
+        (G, 3) x, y, z from the origin of the box.
+    sigma_A
+        (G,) standard deviations.
+    weight
+        (G,) integrals; the sum of all voxels of `density` is their sum.
+    """
+
+    centre_A: Tensor
+    sigma_A: Tensor
+    weight: Tensor
+
+    def fourier(self, frequencies_1_A: Tensor) -> Tensor:
+        """Transform (...) at frequencies (..., 3) in 1/A: sum of w exp(-2 pi^2 sigma^2 k^2 - 2 pi i k.c)."""
+        k2 = frequencies_1_A.square().sum(-1, keepdim=True)
+        amplitude = self.weight * torch.exp(-2 * math.pi**2 * self.sigma_A**2 * k2)
+        phase = -2 * math.pi * (frequencies_1_A @ self.centre_A.T)
+        return torch.complex((amplitude * phase.cos()).sum(-1), (amplitude * phase.sin()).sum(-1))
+
+    def density(self, box_size: int, pixel_size_A: float) -> Tensor:
+        """Density (D, D, D) [z, y, x] sampled at the voxel centres, in weight per voxel."""
+        axis = (torch.arange(box_size, dtype=self.centre_A.dtype) - box_size // 2) * pixel_size_A
+        norm = pixel_size_A / (self.sigma_A * math.sqrt(2 * math.pi))
+        x, y, z = (
+            norm[:, None] * torch.exp(-0.5 * ((axis - c[:, None]) / self.sigma_A[:, None]) ** 2)
+            for c in self.centre_A.T
+        )
+        return torch.einsum("g,gz,gy,gx->zyx", self.weight, z, y, x)
+
+    def rotated(self, rotation: Tensor) -> "GaussianPhantom":
+        """Turn every centre by R (3, 3)."""
+        return GaussianPhantom(self.centre_A @ rotation.T, self.sigma_A, self.weight)
+
+
+def _blobs(
+    generator: torch.Generator, n: int, centre_A: tuple[float, ...], radius_A: tuple[float, ...]
+) -> Tensor:
+    """Points uniform in an ellipsoid."""
+    direction = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    direction /= direction.norm(dim=1, keepdim=True)
+    length = torch.rand(n, 1, generator=generator, dtype=torch.float64) ** (1 / 3)
+    return torch.tensor(centre_A, dtype=torch.float64) + direction * length * torch.tensor(
+        radius_A, dtype=torch.float64
+    )
+
+
+def toy_molecule(motion: float, attached: bool, seed: int = 7) -> GaussianPhantom:
+    """Build a chiral molecule of about 120 A with an arm that swings and a lobe that detaches.
+
+    Parameters
+    ----------
+    motion
+        0 to 1: the arm turns by 0 to 60 degrees about a hinge at the edge of the body.
+    attached
+        Whether the lobe is there.
+    seed
+        Of the arrangement of the blobs; the same seed is the same molecule.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    body = _blobs(generator, 60, (0.0, 0.0, 0.0), (32.0, 26.0, 20.0))
+    arm = _blobs(generator, 24, (26.0, 26.0, 0.0), (10.0, 26.0, 9.0))
+    lobe = _blobs(generator, 20, (-36.0, 4.0, 18.0), (14.0, 14.0, 14.0))
+    hinge = torch.tensor([26.0, 4.0, 0.0], dtype=torch.float64)
+    angle = torch.tensor(math.radians(60.0 * motion - 30.0), dtype=torch.float64)
+    c, s = angle.cos(), angle.sin()
+    zero, one = torch.zeros_like(c), torch.ones_like(c)
+    # about an axis in the plane of z and x, so that the motion leaves every coordinate plane
+    turn = torch.stack([one, zero, zero, zero, c, -s, zero, s, c]).reshape(3, 3)
+    arm = (arm - hinge) @ turn.T + hinge
+    parts = [body, arm, lobe] if attached else [body, arm]
+    centre_A = torch.cat(parts)
+    return GaussianPhantom(
+        centre_A=centre_A,
+        sigma_A=torch.full((len(centre_A),), 5.0, dtype=torch.float64),
+        weight=torch.ones(len(centre_A), dtype=torch.float64),
+    )
