@@ -50,7 +50,7 @@ class GaussianPhantom:
 def _blobs(
     generator: torch.Generator, n: int, centre_A: tuple[float, ...], radius_A: tuple[float, ...]
 ) -> Tensor:
-    """Points uniform in an ellipsoid."""
+    """Draw points uniformly in an ellipsoid."""
     direction = torch.randn(n, 3, generator=generator, dtype=torch.float64)
     direction /= direction.norm(dim=1, keepdim=True)
     length = torch.rand(n, 1, generator=generator, dtype=torch.float64) ** (1 / 3)

@@ -86,7 +86,7 @@ def to_quaternion(rotation: Tensor) -> Tensor:
 
 
 def from_6d(columns: Tensor) -> Tensor:
-    """First two columns (..., 6), not necessarily orthonormal -> R by Gram-Schmidt (smooth, for gradients)."""
+    """First two columns (..., 6), not necessarily orthonormal -> R by Gram-Schmidt (smooth)."""
     a, b = columns[..., :3], columns[..., 3:]
     first = torch.nn.functional.normalize(a, dim=-1)
     second = torch.nn.functional.normalize(b - (first * b).sum(-1, keepdim=True) * first, dim=-1)

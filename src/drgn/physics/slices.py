@@ -1,4 +1,4 @@
-"""Central slices of a voxel grid in Fourier space: extraction (projection) and insertion (back-projection)."""
+"""Central slices of a voxel grid in Fourier space: extraction (project) and insertion (back-project)."""
 
 import torch
 from torch import Tensor
