@@ -1,0 +1,162 @@
+"""Regions of the latent space, each with a real particle at its centre (P16, P17)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from drgn.analysis.embedding import pca
+from drgn.errors import InputError
+
+MAX_COMPONENTS = 8  # largest mixture tried when its size is chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """A partition of the particles.
+
+    Attributes
+    ----------
+    labels
+        (N,) int64, the cluster of each particle, 0 to k - 1.
+    on_data_rows
+        (k,) int64, the row of the member nearest (Euclidean) to each cluster's mean. A volume is made there,
+        not at the mean, because the mean may lie where no particle is.
+    centres
+        (k, Z) float32, the latents of those rows.
+    """
+
+    labels: np.ndarray
+    on_data_rows: np.ndarray
+    centres: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(k,) number of particles in each cluster."""
+        return np.bincount(self.labels, minlength=len(self.on_data_rows))
+
+
+def kmeans(z: np.ndarray, k: int, seed: int) -> Clusters:
+    """k-means with on-data centres, neighbouring clusters next to each other (P16).
+
+    Parameters
+    ----------
+    z
+        (N, Z) latents, Z >= 1.
+    k
+        Number of clusters.
+    seed
+        The same seed gives the same clusters in the same order.
+
+    Raises
+    ------
+    InputError
+        When there are fewer different latents than clusters.
+    """
+    from sklearn.cluster import KMeans
+
+    different = len(np.unique(z, axis=0))
+    if not 1 <= k <= different:
+        raise InputError(
+            f"kmeans={k}: the number of clusters must be between 1 and the number of different latents, "
+            f"{different}."
+        )
+    fit = KMeans(n_clusters=k, n_init=10, random_state=seed).fit(np.asarray(z, np.float64))
+    return _ordered(z, fit.labels_)
+
+
+def gaussian_mixture(z: np.ndarray, seed: int, n: int | None = None) -> Clusters:
+    """Mixture of Gaussians with full covariances; each particle goes to its most probable component.
+
+    The latents are whitened first, so that the fit does not depend on their scale, and the most likely of
+    several fits started from k-means and from random particles is kept: a k-means start alone tends to cut
+    an elongated cluster in two.
+
+    Parameters
+    ----------
+    z
+        (N, Z) latents, Z >= 1.
+    seed
+        The same seed gives the same components.
+    n
+        Number of components; None takes the one of 1 to 8 with the lowest Bayesian information criterion.
+
+    Raises
+    ------
+    InputError
+        When there are too few particles for so many components.
+    """
+    white = _whiten(z)
+    most = max(1, min(MAX_COMPONENTS, len(z) // (white.shape[1] + 2)))
+    if n is not None and not 1 <= n <= len(z) // 2:
+        raise InputError(f"A mixture of {n} Gaussians needs at least {2 * n} particles; there are {len(z)}.")
+    fits = [_mixture(white, size, seed) for size in ([n] if n else range(1, most + 1))]
+    best = min(fits, key=lambda fit: fit.bic(white))
+    return _ordered(z, best.predict(white))
+
+
+def on_data_mean(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Row of the particle nearest to the mean of each class, looked for within the class (P17).
+
+    Parameters
+    ----------
+    z
+        (N, Z) latents.
+    labels
+        (N,) class of each particle; any values that sort.
+
+    Returns
+    -------
+    (number of classes,) int64 array of rows, in the order of `np.unique(labels)`.
+    """
+    z = np.asarray(z, np.float64)
+    rows = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        distance2 = ((z[members] - z[members].mean(axis=0)) ** 2).sum(axis=1)
+        rows.append(members[distance2.argmin()])
+    return np.array(rows, np.int64)
+
+
+def _ordered(z: np.ndarray, labels: np.ndarray) -> Clusters:
+    """Number the clusters along the leaves of their average-linkage tree and find their on-data centres."""
+    rows = on_data_mean(z, labels)
+    order = _leaf_order(np.asarray(z[rows], np.float64))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    _, dense = np.unique(labels, return_inverse=True)  # a mixture may leave a component without members
+    rows = rows[order]
+    return Clusters(rank[dense], rows, np.asarray(z[rows], np.float32))
+
+
+def _leaf_order(centres: np.ndarray) -> np.ndarray:
+    """Order (k, Z) centres by hierarchical clustering, starting from the low end of their main axis."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    if len(centres) < 2:
+        return np.arange(len(centres))
+    order = leaves_list(linkage(centres, method="average", metric="euclidean", optimal_ordering=True))
+    along = pca(centres).coordinates[order, 0]
+    return order if along @ np.arange(len(order)) >= 0 else order[::-1]
+
+
+def _whiten(z: np.ndarray) -> np.ndarray:
+    """Coordinates of unit variance, (N, <=Z); directions without variance (collapsed latents) are dropped."""
+    axes = pca(z)
+    scale = axes.coordinates.std(axis=0)
+    used = scale > 1e-6 * max(scale.max(), np.finfo(float).tiny)
+    return axes.coordinates[:, used] / scale[used] if used.any() else np.zeros((len(z), 1))
+
+
+def _mixture(white: np.ndarray, n: int, seed: int):  # noqa: ANN202  (sklearn is imported inside)
+    """Return the most likely of the fits from both kinds of start."""
+    from sklearn.mixture import GaussianMixture
+
+    fits = [
+        GaussianMixture(
+            n, covariance_type="full", n_init=5, max_iter=500, init_params=start, random_state=seed
+        )
+        for start in ("kmeans", "random_from_data")
+    ]
+    return max((fit.fit(white) for fit in fits), key=lambda fit: fit.score(white))

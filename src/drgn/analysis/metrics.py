@@ -1,0 +1,95 @@
+"""Scores of a result against a known truth. None of them is used to choose anything: they only report."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drgn.analysis.clusters import gaussian_mixture
+
+NEIGHBOURS = 20  # particles whose truth is averaged in `spearman`
+
+
+def spearman(z: np.ndarray, truth: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
+    """How well the latents order the particles as the truth does, 0 to 1 (P36).
+
+    For a one-dimensional latent this is |Spearman(z, truth)|, as the paper reports it. A latent of more
+    dimensions has no single axis to rank, so the truth is first regressed on z: each particle's coordinate
+    is the mean truth of its `neighbours` nearest *other* particles in z (leave-one-out k-nearest neighbours),
+    and the score is the Spearman correlation of that coordinate with the truth. It is 1 when nearby latents
+    mean nearby conformations, and about 0 when z says nothing about the truth. Because it looks at the truth
+    it is a score only.
+
+    Parameters
+    ----------
+    z
+        (N, Z) latents, Z >= 1.
+    truth
+        (N,) true coordinate.
+    neighbours
+        How many particles are averaged; at most N - 1.
+    """
+    from scipy.stats import spearmanr
+
+    if z.shape[1] == 1:
+        return float(abs(spearmanr(z[:, 0], truth).statistic))
+    return float(spearmanr(_leave_one_out(z, truth, neighbours), truth).statistic)
+
+
+def _leave_one_out(z: np.ndarray, truth: np.ndarray, neighbours: int) -> np.ndarray:
+    """Mean truth of the nearest other particles, (N,)."""
+    from scipy.spatial import cKDTree
+
+    n = len(z)
+    count = min(neighbours, n - 1)
+    rows = cKDTree(z).query(z, k=count + 1)[
+        1
+    ]  # (N, count + 1), nearest first, the particle itself among them
+    own = rows == np.arange(n)[:, None]
+    own[~own.any(axis=1), -1] = True  # itself hidden behind identical latents: drop the farthest instead
+    return np.asarray(truth, np.float64)[rows[~own].reshape(n, count)].mean(axis=1)
+
+
+def adjusted_rand(labels: np.ndarray, truth: np.ndarray) -> float:
+    """Adjusted Rand index of two partitions: 1 when they are the same up to names, about 0 by chance.
+
+    Parameters
+    ----------
+    labels, truth
+        (N,) classes.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(truth, labels))
+
+
+def mixture_rand(z: np.ndarray, truth: np.ndarray, seed: int, n: int = 2) -> float:
+    """Adjusted Rand index between a Gaussian mixture fitted to the latents and true classes.
+
+    The mixture (n components, full covariances) is fitted without the truth. It is used instead of k-means
+    because motion and class share one latent, so that a class is an elongated cloud.
+
+    Parameters
+    ----------
+    z
+        (N, Z) latents.
+    truth
+        (N,) true classes.
+    """
+    return adjusted_rand(gaussian_mixture(z, seed, n).labels, truth)
+
+
+def fsc_area(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean of the Fourier shell correlation of two maps over the shells up to Nyquist, without the origin.
+
+    1 for identical maps, about 0 for unrelated ones: one number that says which of two maps is closer.
+
+    Parameters
+    ----------
+    a, b
+        (D, D, D) maps on the same grid.
+    """
+    import torch
+
+    from drgn.physics.fsc import fsc
+
+    return float(fsc(torch.from_numpy(a), torch.from_numpy(b))[1:].mean())

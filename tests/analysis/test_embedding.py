@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from drgn.analysis import embedding
+from drgn.errors import InputError
+
+
+@pytest.fixture
+def cloud():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(500, 3)) * [1, 5, 2] + [10, 0, -3]
+
+
+def test_pca_finds_the_planted_axes(cloud):
+    result = embedding.pca(cloud)
+    assert np.abs(result.components).argmax(axis=1).tolist() == [1, 2, 0]
+    np.testing.assert_allclose(result.explained_variance_ratio, np.array([25, 4, 1]) / 30, atol=0.03)
+    np.testing.assert_allclose(result.coordinates @ result.components + result.mean, cloud, atol=1e-10)
+
+
+def test_pca_agrees_with_scikit_learn(cloud):
+    from sklearn.decomposition import PCA
+
+    other = PCA().fit(cloud)
+    result = embedding.pca(cloud)
+    np.testing.assert_allclose(result.explained_variance_ratio, other.explained_variance_ratio_)
+    np.testing.assert_allclose(np.abs(result.components), np.abs(other.components_), atol=1e-10)
+
+
+def test_pca_signs_do_not_depend_on_the_rows(cloud):
+    shuffled = embedding.pca(cloud[::-1])
+    np.testing.assert_allclose(shuffled.components, embedding.pca(cloud).components, atol=1e-10)
+
+
+def test_pca_of_identical_latents_has_no_variance():
+    result = embedding.pca(np.ones((10, 2)))
+    assert result.explained_variance_ratio.tolist() == [0, 0]
+
+
+def test_pca_refuses_latents_that_are_not_finite():
+    z = np.ones((10, 2))
+    z[7, 1] = np.nan
+    with pytest.raises(InputError, match=r"1 of 10 particles .*first: row 7\)"):
+        embedding.pca(z)
+
+
+def test_traverse_runs_from_the_5th_to_the_95th_percentile(cloud):
+    result = embedding.pca(cloud)
+    steps, z = result.traverse(0)
+    assert z.shape == (5, 3)
+    np.testing.assert_allclose(np.diff(steps), np.diff(steps)[0])
+    np.testing.assert_allclose(steps[[0, -1]], np.percentile(result.coordinates[:, 0], [5, 95]))
+    others = (z - result.mean) @ result.components[1:].T
+    np.testing.assert_allclose(others, 0, atol=1e-5)
+
+
+def test_percentiles_of_a_one_dimensional_latent():
+    z = np.arange(101, dtype=np.float32)[:, None]
+    assert embedding.percentiles_1d(z)[:, 0].tolist() == [5, 23, 41, 59, 77, 95]
+
+
+@pytest.mark.parametrize("zdim", [1, 2])
+def test_umap_keeps_a_flat_latent(zdim):
+    z = np.random.default_rng(0).normal(size=(20, zdim)).astype(np.float32)
+    result = embedding.umap(z, seed=0)
+    assert result.is_latent
+    np.testing.assert_array_equal(result.coordinates, z)
+
+
+def test_umap_separates_two_clouds_and_repeats():
+    rng = np.random.default_rng(0)
+    z = np.concatenate([rng.normal(size=(60, 4)), rng.normal(size=(60, 4)) + 20])
+    result = embedding.umap(z, seed=1)
+    assert result.coordinates.shape == (120, 2)
+    assert not result.is_latent
+    a, b = result.coordinates[:60], result.coordinates[60:]
+    spread = max(np.linalg.norm(cloud - cloud.mean(axis=0), axis=1).max() for cloud in (a, b))
+    assert np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)) > spread
+    np.testing.assert_array_equal(result.coordinates, embedding.umap(z, seed=1).coordinates)
+
+
+def test_umap_of_a_handful_of_particles():
+    z = np.random.default_rng(0).normal(size=(6, 3))
+    assert np.isfinite(embedding.umap(z, seed=0).coordinates).all()

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from drgn.analysis import metrics
+
+
+def test_spearman_of_a_monotone_warp_is_one():
+    truth = np.random.default_rng(0).uniform(size=200)
+    assert metrics.spearman(np.exp(3 * truth)[:, None], truth) == pytest.approx(1)
+    assert metrics.spearman(-np.exp(3 * truth)[:, None], truth) == pytest.approx(1)
+
+
+def test_spearman_reads_an_arc_in_the_plane():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(size=1000)
+    arc = np.stack([np.cos(3 * np.pi / 2 * truth), np.sin(3 * np.pi / 2 * truth)], axis=1)
+    assert metrics.spearman(arc, truth) > 0.995  # neither axis alone ranks it
+    assert abs(metrics.spearman(arc[:, :1], truth)) < 0.9
+
+
+def test_spearman_of_unrelated_latents_is_near_zero():
+    rng = np.random.default_rng(0)
+    assert abs(metrics.spearman(rng.normal(size=(2000, 4)), rng.uniform(size=2000))) < 0.1
+
+
+def test_spearman_never_sees_a_particles_own_truth():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(size=400)
+    # pairs of identical latents with unrelated truths: a particle that counted itself would score 0.7
+    z = np.repeat(rng.normal(size=(200, 2)), 2, axis=0)
+    assert abs(metrics.spearman(z, truth, neighbours=1)) < 0.2
+    many = np.zeros((400, 2))  # all latents identical: the particle is hidden among its neighbours
+    assert metrics._leave_one_out(many, truth, 20).shape == (400,)
+
+
+def test_adjusted_rand():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 4, 1000)
+    assert metrics.adjusted_rand(np.array([2, 3, 1, 0])[truth], truth) == 1
+    assert abs(metrics.adjusted_rand(rng.integers(0, 4, 1000), truth)) < 0.02
+
+
+def test_mixture_rand_separates_class_from_motion():
+    rng = np.random.default_rng(0)
+    attached, motion = rng.integers(0, 2, 600), rng.uniform(-10, 10, 600)
+    z = np.stack([motion, attached + 0.1 * rng.normal(size=600)], axis=1)
+    assert metrics.mixture_rand(z, attached, seed=0) == 1
+    assert metrics.mixture_rand(z, rng.permutation(attached), seed=0) < 0.05
+
+
+def test_fsc_area_orders_maps_by_likeness():
+    rng = np.random.default_rng(0)
+    volume, noise = rng.normal(size=(2, 16, 16, 16)).astype(np.float32)
+    assert metrics.fsc_area(volume, 3 * volume) == pytest.approx(1, abs=1e-4)
+    near, far = (metrics.fsc_area(volume, volume + amount * noise) for amount in (0.5, 3))
+    assert 1 > near > far > metrics.fsc_area(volume, noise)
