@@ -24,9 +24,8 @@ class PositionalDecoder(nn.Module):
     def __init__(self, *, encoding: nn.Module, zdim: int, hidden_dim: int, layers: int) -> None:
         super().__init__()
         self.encoding = encoding
-        self.network = ResidualMLP(
-            in_dim=int(encoding.out_dim)  # type: ignore[arg-type], hidden_dim=hidden_dim, layers=layers, out_dim=2
-        )
+        width = int(encoding.out_dim)  # type: ignore[arg-type]
+        self.network = ResidualMLP(in_dim=width, hidden_dim=hidden_dim, layers=layers, out_dim=2)
         # the latent's share of the first layer, once per image and not once per pixel
         self.condition = nn.Linear(zdim, hidden_dim, bias=False) if zdim else None
 
