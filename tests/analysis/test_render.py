@@ -64,17 +64,27 @@ def test_nothing_above_the_level_is_transparent():
     assert render.isosurface(blob(0, 0, 0), 2.0, (1, 1, 1), size_px=20).max() == 0
 
 
-def test_radius_zooms_in():
+def test_a_frame_zooms_in():
     wide = render.isosurface(blob(0, 0, 0), 0.5, (1, 1, 1), size_px=60)
-    close = render.isosurface(blob(0, 0, 0), 0.5, (1, 1, 1), size_px=60, radius_px=8)
+    frame = render.Frame((D // 2,) * 3, D / 4)
+    close = render.isosurface(blob(0, 0, 0), 0.5, (1, 1, 1), size_px=60, frame=frame)
     assert close[..., 3].sum() == pytest.approx(4 * wide[..., 3].sum(), rel=0.05)
 
 
-def test_surface_radius():
-    volume = np.zeros((16, 16, 16))
-    volume[8, 3, 9] = volume[10, 8, 8] = 1
-    assert render.surface_radius_px(volume, 0.5) == 5
-    assert render.surface_radius_px(volume, 2) == 0
+def test_a_frame_holds_all_surfaces():
+    maps = np.zeros((2, 16, 16, 16))
+    maps[0, 8, 3, 9] = maps[1, 10, 7, 8] = 1
+    frame = render.Frame.of(maps, 0.5, margin=1)
+    assert frame.centre_px == (9, 5, 8.5)
+    assert frame.radius_px == 3  # half of 3 to 7, and one voxel around
+    assert render.Frame.of(maps, 2).radius_px == 8
+
+
+def test_a_frame_moves_the_picture():
+    picture = render.isosurface(
+        blob(5, -4, 3), 0.5, (1, 1, 1), size_px=60, frame=render.Frame((19, 12, 21), 6)
+    )
+    np.testing.assert_allclose(centre_of(picture), 0, atol=0.02)
 
 
 def test_one_level_for_a_set():

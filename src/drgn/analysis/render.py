@@ -7,6 +7,7 @@ the volume. It has determinant +1, so a picture never shows the mirror image of 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,10 +34,36 @@ def isosurface_level(volumes: Iterable[np.ndarray]) -> float:
     return float(np.median([np.percentile(volume, 99.99) / 2 for volume in volumes]))
 
 
-def surface_radius_px(volume: np.ndarray, level: float) -> float:
-    """Half the side of the centred cube that holds every voxel above the level, in pixels; 0 without one."""
-    above = np.argwhere(volume > level) - volume.shape[0] // 2
-    return float(np.abs(above).max()) if len(above) else 0.0
+@dataclass(frozen=True)
+class Frame:
+    """A cube of the box: what a picture shows.
+
+    Attributes
+    ----------
+    centre_px
+        (z, y, x) of its centre, in array indices.
+    radius_px
+        Half its side.
+    """
+
+    centre_px: tuple[float, float, float]
+    radius_px: float
+
+    @classmethod
+    def of(cls, volumes: Iterable[np.ndarray], level: float, margin: float = 1.06) -> Frame:
+        """Smallest cube that holds the surfaces of all maps, slightly enlarged; the whole box without one."""
+        low, high, size = np.full(3, np.inf), np.full(3, -np.inf), 0
+        for volume in volumes:
+            size = volume.shape[0]
+            above = volume > level
+            for axis in range(3):
+                at = np.flatnonzero(above.any(axis=tuple({0, 1, 2} - {axis})))
+                if len(at):
+                    low[axis], high[axis] = min(low[axis], at[0]), max(high[axis], at[-1])
+        if not np.isfinite(low).all():
+            return cls((size // 2,) * 3, size / 2)
+        z, y, x = (low + high) / 2
+        return cls((float(z), float(y), float(x)), float((high - low).max() / 2 + 1) * margin)
 
 
 def isosurface(
@@ -45,7 +72,7 @@ def isosurface(
     colour: tuple[float, float, float],
     view: np.ndarray = VIEWS["along z"],
     size_px: int = 240,
-    radius_px: float | None = None,
+    frame: Frame | None = None,
 ) -> np.ndarray:
     """Picture of the surface where the density crosses a level, orthographic, lit from the upper left.
 
@@ -61,8 +88,8 @@ def isosurface(
         (3, 3), see the top of the file.
     size_px
         Width and height of the picture.
-    radius_px
-        Half the width of the region shown, in voxels from the centre of the box. None: the whole box.
+    frame
+        The part of the box to show; None: all of it.
 
     Returns
     -------
@@ -73,7 +100,8 @@ def isosurface(
 
     volume = np.asarray(volume, np.float32)
     d = volume.shape[0]
-    radius = min(radius_px or d / 2, d / 2)
+    frame = frame or Frame((d // 2,) * 3, d / 2)
+    radius = frame.radius_px
     n = 2 * size_px  # drawn at twice the size and averaged, so that edges are smooth
     across = (np.arange(n) + 0.5) / n * 2 * radius - radius  # screen positions in voxels
     steps = int(np.ceil(2 * radius)) + 1
@@ -82,7 +110,7 @@ def isosurface(
     to_volume = view[::-1, ::-1].T.astype(float)
     spacing = np.array([depth[1] - depth[0], across[0] - across[1], across[1] - across[0]])
     start = np.array([depth[0], across[-1], across[0]])
-    offset = to_volume @ start + d // 2
+    offset = to_volume @ start + frame.centre_px
     block = ndimage.affine_transform(
         volume, to_volume * spacing, offset, (steps, n, n), order=1, mode="constant", cval=0.0
     )
@@ -97,7 +125,7 @@ def isosurface(
         spline = ndimage.spline_filter(volume, order=3)
         points, normals = _refine(spline, level, points, towards)
         height = np.full((n, n), -radius, np.float32)
-        height[hit] = view[2, ::-1] @ (points - d // 2)
+        height[hit] = view[2, ::-1] @ (points - np.array(frame.centre_px)[:, None])
         rgba[hit, :3] = _shade(view[:, ::-1] @ normals, height, hit, radius) * np.asarray(colour)[None]
         rgba[hit, 3] = 1
     blocks = rgba.reshape(size_px, 2, size_px, 2, 4)

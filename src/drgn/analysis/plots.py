@@ -1,0 +1,288 @@
+"""Pictures of latents and of curves. Each function writes one PNG and returns its path.
+
+Figures are drawn without a display and without pyplot's global state. Colours are those of Okabe and Ito,
+told apart by colour-blind readers; classes are numbered as well, so that no reader depends on colour.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from drgn.analysis.clusters import Clusters
+
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C8C00")
+INK = "#222222"
+DPI = 150
+
+
+def label_colours(k: int) -> np.ndarray:
+    """Red, green, blue (k, 3) of k classes: seven hues, then the same lighter, then darker, then again."""
+    from matplotlib.colors import to_rgb
+
+    hues = np.array([to_rgb(colour) for colour in OKABE_ITO])
+    palette = np.concatenate([hues, 0.5 + 0.5 * hues, 0.6 * hues])
+    return palette[np.arange(k) % len(palette)]
+
+
+def latent_map(
+    coordinates: np.ndarray, axes: tuple[str, str], path: Path, clusters: Clusters | None = None
+) -> Path:
+    """Where the particles are in two coordinates: their density, and beside it the clusters by colour.
+
+    Parameters
+    ----------
+    coordinates
+        (N, 2).
+    axes
+        Names of the two coordinates.
+    path
+        The PNG to write.
+    clusters
+        When given, a second panel with the particles coloured by cluster and each on-data centre numbered.
+    """
+    figure = _figure(10.0 if clusters else 5.4, 4.6)
+    panels = figure.subplots(1, 2 if clusters else 1, squeeze=False)[0]
+    cells = int(np.clip(np.sqrt(len(coordinates)) / 1.6, 15, 60))
+    density = panels[0].hexbin(*coordinates.T, gridsize=cells, mincnt=1, bins="log", cmap="viridis", lw=0.1)
+    figure.colorbar(density, ax=panels[0], label="particles per hexagon", format="%g", shrink=0.85)
+    panels[0].set_title("Density of particles")
+    if clusters:
+        colours = label_colours(len(clusters.centres))
+        _scatter(panels[1], coordinates, colours[clusters.labels])
+        panels[1].set_title("k-means clusters")
+    for panel in panels:
+        _dress(panel, *axes)
+    if clusters:
+        figure.canvas.draw()  # the labels are placed in pixels, so the layout must be final
+        _number(panels[1], coordinates[clusters.on_data_rows], colours)
+    return save(figure, path)
+
+
+def latent_columns(
+    coordinates: np.ndarray, axes: tuple[str, str], columns: Mapping[str, np.ndarray], path: Path
+) -> Path:
+    """Two coordinates of the latents, one panel for each column, coloured by its value.
+
+    Whole-number columns of at most seven values are drawn as classes with a legend, others on a scale.
+
+    Parameters
+    ----------
+    coordinates
+        (N, 2).
+    axes
+        Names of the two coordinates.
+    columns
+        Name to (N,) values.
+    path
+        The PNG to write.
+    """
+    figure = _figure(5.2 * len(columns), 4.4)
+    panels = figure.subplots(1, len(columns), squeeze=False)[0]
+    for panel, (name, values) in zip(panels, columns.items(), strict=True):
+        _dress(panel, *axes)
+        panel.set_title(name)
+        classes = np.unique(values)
+        if np.issubdtype(values.dtype, np.integer) and len(classes) <= len(OKABE_ITO):
+            colours = label_colours(len(classes))
+            _scatter(panel, coordinates, colours[np.searchsorted(classes, values)])
+            for colour, value in zip(colours, classes, strict=True):
+                panel.plot([], [], "o", color=colour, label=str(value))
+            panel.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        else:
+            points = _scatter(panel, coordinates, values)
+            bar = figure.colorbar(points, ax=panel, shrink=0.85)
+            bar.solids.set_alpha(1)
+    return save(figure, path)
+
+
+def histogram(z: np.ndarray, marks: np.ndarray, path: Path) -> Path:
+    """Histogram of a one-dimensional latent, with numbered lines where volumes were made (P15, P19).
+
+    Parameters
+    ----------
+    z
+        (N,) latents.
+    marks
+        (M,) latents of the volumes, in the order of their numbers.
+    path
+        The PNG to write.
+    """
+    figure = _figure(7.5, 3.8)
+    panel = figure.subplots()
+    panel.hist(z, bins=min(100, max(10, int(np.sqrt(len(z))))), color="#B9C4CE")
+    for colour, (number, at) in zip(label_colours(len(marks)), enumerate(marks), strict=True):
+        panel.axvline(at, color=colour, lw=1.6)
+        panel.annotate(
+            str(number),
+            (at, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            color=colour,
+            fontweight="bold",
+        )
+    _dress(panel, "latent z", "particles")
+    return save(figure, path)
+
+
+def explained_variance(ratio: np.ndarray, path: Path) -> Path:
+    """Share of the variance along each principal component, as bars with their running sum."""
+    figure = _figure(5.2, 3.4)
+    panel = figure.subplots()
+    number = np.arange(1, len(ratio) + 1)
+    panel.bar(number, 100 * ratio, color=OKABE_ITO[0], label="each")
+    panel.plot(number, 100 * np.cumsum(ratio), "o-", color=OKABE_ITO[3], ms=4, label="running sum")
+    panel.set_ylim(0, 105)
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.legend(frameon=False, loc="center right")
+    _dress(panel, "principal component", "variance explained (%)")
+    return save(figure, path)
+
+
+def learning_curve(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], path: Path) -> Path:
+    """Losses against the epoch; one panel for each quantity, one line for each set of particles.
+
+    The scale leaves out the steep start when it would flatten the rest: it shows everything from the second
+    point on.
+
+    Parameters
+    ----------
+    panels
+        Title to {name of the line: (epochs, values)}.
+    path
+        The PNG to write.
+    """
+    figure = _figure(4.8 * len(panels), 3.6)
+    for panel, (title, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for colour, style, (name, (epoch, value)) in zip(
+            OKABE_ITO[:2], ("-", "--"), lines.items(), strict=False
+        ):
+            panel.plot(epoch, value, style, color=colour, label=name, marker="o", ms=3)
+        shown = np.concatenate([value[min(1, len(value) - 1) :] for _, value in lines.values()])
+        shown = shown[np.isfinite(shown)]
+        if len(shown) and np.ptp(shown) > 0:
+            panel.set_ylim(shown.min() - 0.08 * np.ptp(shown), shown.max() + 0.15 * np.ptp(shown))
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.legend(frameon=False)
+        panel.set_title(title)
+        _dress(panel, "epoch", "loss")
+    return save(figure, path)
+
+
+def fsc_curve(curves: Mapping[str, np.ndarray], pixel_size_A: float, path: Path) -> Path:
+    """Fourier shell correlation against resolution, with the lines at 0.5 and 0.143.
+
+    Parameters
+    ----------
+    curves
+        Name to (D // 2 + 1,) correlation, shell i at the frequency i / (D * pixel size).
+    pixel_size_A
+        Pixel size of the maps.
+    path
+        The PNG to write.
+    """
+    figure = _figure(6.2, 4.0)
+    panel = figure.subplots()
+    for colour, (name, curve) in zip(label_colours(len(curves)), curves.items(), strict=True):
+        frequency = np.arange(len(curve)) / (2 * (len(curve) - 1) * pixel_size_A)
+        panel.plot(frequency, curve, color=colour, lw=1.8, label=name)
+    for threshold in (0.5, 0.143):
+        panel.axhline(threshold, color=INK, lw=0.8, ls=":")
+        panel.annotate(
+            f"{threshold}",
+            (1.0, threshold),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    nyquist = 1 / (2 * pixel_size_A)
+    panel.set(xlim=(0, nyquist), ylim=(-0.05, 1.02))
+    panel.axhline(0, color=INK, lw=0.5)
+    ticks = np.linspace(0, nyquist, 7)[1:]
+    panel.set_xticks(ticks, [f"1/{1 / tick:.1f}" for tick in ticks])
+    panel.legend(frameon=False, loc="upper right")
+    _dress(panel, "spatial frequency (1/Å)", "Fourier shell correlation")
+    return save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, under a temporary name first."""
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=DPI, facecolor="white")
+    os.replace(partial, path)
+    return path
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _dress(panel: Axes, x: str, y: str) -> None:
+    """Axis names and a quiet frame."""
+    panel.set_xlabel(x)
+    panel.set_ylabel(y)
+    panel.title.set_fontsize(11)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _scatter(panel: Axes, coordinates: np.ndarray, colours: np.ndarray):  # noqa: ANN202  (a matplotlib artist)
+    """Points drawn in a shuffled order, so that no class covers the others; smaller when there are more."""
+    order = np.random.default_rng(0).permutation(len(coordinates))
+    size = float(np.clip(30000 / max(len(coordinates), 1), 0.6, 16))
+    return panel.scatter(
+        *coordinates[order].T, c=colours[order], s=size, alpha=0.7, linewidths=0, cmap="viridis"
+    )
+
+
+def _number(panel: Axes, points: np.ndarray, colours: np.ndarray) -> None:
+    """Numbers beside points, pushed apart until none covers another, each tied to its point by a line."""
+    anchor = panel.transData.transform(points)
+    place = _spread(anchor, apart=panel.figure.dpi * 0.2)
+    place = panel.transData.inverted().transform(place)
+    panel.plot(*points.T, "o", ms=4, mfc="white", mec=INK, mew=1.0, zorder=3)
+    for number, (point, at, colour) in enumerate(zip(points, place, colours, strict=True)):
+        panel.annotate(
+            str(number),
+            point,
+            xytext=at,
+            ha="center",
+            va="center",
+            fontsize=8,
+            fontweight="bold",
+            color=INK,
+            zorder=4,
+            bbox={"boxstyle": "round,pad=0.18", "fc": "white", "ec": colour, "lw": 1.4},
+            arrowprops={"arrowstyle": "-", "color": INK, "lw": 0.6, "shrinkA": 0, "shrinkB": 2},
+            annotation_clip=False,
+        )
+
+
+def _spread(points: np.ndarray, apart: float) -> np.ndarray:
+    """Move (k, 2) positions until no two are nearer than `apart`; those with room stay where they are."""
+    k = len(points)
+    turn = 2.4 * np.arange(k)  # a little off, so that equal points know where to go
+    place = points + 1e-3 * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    for _ in range(300):
+        offset = place[:, None] - place[None]  # (k, k, 2)
+        distance = np.linalg.norm(offset, axis=-1) + np.diag(np.full(k, np.inf))
+        push = np.clip(apart - distance, 0, None) / distance / 2
+        if push.max() < 1e-3:
+            break
+        place = place + (push[..., None] * offset).sum(axis=1)
+    return place
