@@ -1,0 +1,1 @@
+"""Files of other programs, read into one particle table and written back: MRC, RELION, cryoSPARC, cryoDRGN."""

@@ -1,0 +1,256 @@
+"""cryoDRGN's poses, CTF tables and index files (.pkl), and the same arrays as .npz; read and written.
+
+Pickles are read through an unpickler that builds numpy arrays and plain containers and nothing else.
+"""
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from drgn.errors import InputError
+from drgn.formats.atomic import replacing
+from drgn.formats.table import check_finite
+
+StrPath = str | os.PathLike[str]
+
+CTF_TABLE = (  # the nine columns of ctf.pkl
+    "box_size_px",
+    "pixel_size_A",
+    "defocus_u_A",
+    "defocus_v_A",
+    "defocus_angle_deg",
+    "voltage_kV",
+    "spherical_aberration_mm",
+    "amplitude_contrast",
+    "phase_shift_deg",
+)
+
+# what a pickled numpy array needs; numpy 1 and 2 keep it in different modules
+_ADMITTED = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    *(
+        (f"numpy.{core}.multiarray", name)
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+    ("_codecs", "encode"),  # array bytes in pickles of protocol 2
+    *(("builtins", name) for name in ("list", "tuple", "dict", "set", "frozenset", "bytearray")),
+}
+
+
+def load_pickle(path: StrPath) -> Any:
+    """Load numpy arrays and plain containers from a pickle.
+
+    Raises
+    ------
+    InputError
+        When the file is no pickle, or names anything else to be imported (which could run code).
+    """
+    name = os.fspath(path)
+    try:
+        content = Path(name).read_bytes()
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}).") from error
+    try:
+        return _ArrayUnpickler(io.BytesIO(content), name).load()
+    except InputError:
+        raise
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise InputError(f"{name} is not a pickle that can be read ({error}).") from error
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, path: str) -> None:
+        super().__init__(file)
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            raise InputError(
+                f"{self._path} was not loaded: the pickle asks for {module}.{name}, and only numpy arrays are "
+                "admitted, since anything else could run code."
+            )
+        if module.startswith("numpy._core") and not hasattr(np, "_core"):
+            module = module.replace("numpy._core", "numpy.core")
+        elif module.startswith("numpy.core") and hasattr(np, "_core"):
+            module = module.replace("numpy.core", "numpy._core")
+        return super().find_class(module, name)
+
+
+def read_poses(
+    path: StrPath, n: int, particles: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Read poses for the n particles of the file `particles`.
+
+    A pickle holds (rotation, shift), (rotation,) or the rotation alone; an .npz holds `rot` and `trans`.
+
+    Returns
+    -------
+    rotation : (n, 3, 3)
+    shift : (n, 2) in fractions of the box, or None
+
+    Raises
+    ------
+    InputError
+        When the shapes, the count, the rotations (not orthonormal within 1e-3) or the shifts (beyond one box:
+        an old format in pixels) are not as expected.
+    """
+    name = os.fspath(path)
+    if Path(name).suffix == ".npz":
+        arrays = _load_npz(name)
+        if "rot" not in arrays:
+            raise InputError(f"{name} has no array rot; poses in an .npz are rot (N, 3, 3) and trans (N, 2).")
+        parts = [arrays[key] for key in ("rot", "trans") if key in arrays]
+    else:
+        loaded = load_pickle(name)
+        parts = list(loaded) if isinstance(loaded, tuple | list) else [loaded]
+    if len(parts) not in (1, 2) or not all(isinstance(part, np.ndarray) for part in parts):
+        raise InputError(
+            f"{name} does not hold poses: rotations (N, 3, 3), or a pair of them and shifts (N, 2), are expected."
+        )
+    rotation = _floats(parts[0], name)
+    if rotation.ndim != 3 or rotation.shape[1:] != (3, 3):
+        raise InputError(
+            f"{name} holds an array of shape {rotation.shape} where rotation matrices (N, 3, 3) are expected; angles "
+            "are not read, because a pickle does not say in which convention they are."
+        )
+    _check_count(name, len(rotation), "poses", particles, n)
+    check_finite(rotation.reshape(n, 9), name, "rotation")
+    product = rotation @ rotation.transpose(0, 2, 1)
+    bad = (np.abs(product - np.eye(3)).max(axis=(1, 2)) > 1e-3) | (np.linalg.det(rotation) < 0)
+    if bad.any():
+        raise InputError(
+            f"{name}, particle row {np.flatnonzero(bad)[0] + 1}: the 3 x 3 matrix is not a rotation (orthonormal, "
+            f"determinant +1); {int(bad.sum())} of {n} are not."
+        )
+    if len(parts) == 1:
+        return rotation, None
+    shift = _floats(parts[1], name)
+    if shift.shape != (n, 2):
+        raise InputError(f"{name} holds shifts of shape {shift.shape} where ({n}, 2) is expected.")
+    check_finite(shift, name, "shift")
+    if np.abs(shift).max() > 1:
+        raise InputError(
+            f"{name} holds shifts up to {np.abs(shift).max():.4g}, where fractions of the box (at most 1) are "
+            "expected; divide shifts in pixels by the box size."
+        )
+    return rotation, shift
+
+
+def read_ctf(path: StrPath, n: int, particles: str, box_size_px: NDArray[np.int64]) -> dict[str, Any]:
+    """Read a CTF table for the n particles of the file `particles`, as columns of the particle table.
+
+    The table may have been made for the images at another binning: its pixel size is multiplied by its box
+    over `box_size_px` (0 where unknown: no change). An .npz holds it as `ctf` and may add `dose` (A^2; the amplitude weight
+    exp(-4 dose s^2) is the B-factor 16 dose), `scale` and `particle` (the physical particle of an image).
+
+    Raises
+    ------
+    InputError
+        When the shape or the count is not as expected, or a value is not finite.
+    """
+    name = os.fspath(path)
+    arrays: dict[str, NDArray[Any]] = {}
+    if Path(name).suffix == ".npz":
+        arrays = _load_npz(name)
+        loaded = arrays.get("ctf")
+    else:
+        loaded = load_pickle(name)
+    if not isinstance(loaded, np.ndarray) or loaded.ndim != 2 or loaded.shape[1] != len(CTF_TABLE):
+        raise InputError(
+            f"{name} does not hold a CTF table: an array (N, 9) of {', '.join(CTF_TABLE)} is expected."
+        )
+    values = _floats(loaded, name)
+    _check_count(name, len(values), "CTF rows", particles, n)
+    columns: dict[str, Any] = {}
+    for number, column in enumerate(CTF_TABLE):
+        check_finite(values[:, number], name, column)
+        columns[column] = values[:, number]
+    box = columns.pop("box_size_px")
+    columns["pixel_size_A"] = columns["pixel_size_A"] * np.where(
+        box_size_px > 0, box / np.maximum(box_size_px, 1), 1.0
+    )
+    for key, column, factor in (("dose", "b_factor_A2", 16.0), ("scale", "ctf_scale", 1.0)):
+        if key in arrays:
+            _check_count(name, len(arrays[key]), key, particles, n)
+            columns[column] = factor * _floats(arrays[key], name)
+            check_finite(columns[column], name, key)
+    if "particle" in arrays:
+        _check_count(name, len(arrays["particle"]), "particle", particles, n)
+        columns["group"] = pd.Series(arrays["particle"]).astype("str")
+    return columns
+
+
+def read_indices(path: StrPath) -> NDArray[np.int64]:
+    """Read row indices from a .pkl (array or list), .npy or .txt file."""
+    name = os.fspath(path)
+    suffix = Path(name).suffix
+    try:
+        if suffix == ".npy":
+            loaded = np.load(name, allow_pickle=False)
+        elif suffix == ".txt":
+            loaded = np.loadtxt(name, ndmin=1)
+        elif suffix == ".pkl":
+            loaded = np.asarray(load_pickle(name))
+        else:
+            raise InputError(f"{name} is not an index file: .pkl, .npy or .txt is expected.")
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} cannot be read as row indices ({error}).") from error
+    if loaded.ndim == 1 and loaded.dtype.kind == "f" and (loaded == np.round(loaded)).all():
+        loaded = loaded.astype(np.int64)
+    if loaded.ndim != 1 or loaded.dtype.kind not in "iub":
+        raise InputError(
+            f"{name} holds {loaded.dtype} of shape {loaded.shape}, where a list of row indices is expected."
+        )
+    return loaded if loaded.dtype == bool else loaded.astype(np.int64)
+
+
+def write_poses_pkl(
+    path: StrPath,
+    rotation: NDArray[np.float64],
+    shift_A: NDArray[np.float64],
+    box_size_px: int,
+    pixel_size_A: float,
+) -> None:
+    """Write (rotation (N, 3, 3), shift (N, 2) in fractions of the box) as float32, as cryoDRGN reads it."""
+    shift = np.asarray(shift_A, dtype=np.float64) / (box_size_px * pixel_size_A)
+    with replacing(path) as temporary:
+        temporary.write_bytes(pickle.dumps((rotation.astype(np.float32), shift.astype(np.float32))))
+
+
+def write_ctf_pkl(path: StrPath, table: pd.DataFrame) -> None:
+    """Write the CTF columns of a particle table as cryoDRGN's float32 (N, 9)."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(pickle.dumps(table[list(CTF_TABLE)].to_numpy(dtype=np.float32)))
+
+
+def _load_npz(path: str) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as an .npz file ({error}).") from error
+
+
+def _floats(array: Any, path: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} holds values that are not numbers ({error}).") from error
+
+
+def _check_count(path: str, count: int, what: str, particles: str, n: int) -> None:
+    if count != n:
+        raise InputError(
+            f"{path} has {count} {what}, but {particles} has {n} particles; both must have one row an image."
+        )

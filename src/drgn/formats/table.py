@@ -1,0 +1,113 @@
+"""The columns of the particle table, and what a reader of one file format hands over to build it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from drgn.errors import InputError
+
+# name: (dtype, value where a file does not say)
+COLUMNS: dict[str, tuple[str, Any]] = {
+    "key": ("str", ""),  # unique: the cryoSPARC uid, or "000001@stack name as written"
+    "source_row": ("int64", -1),  # 0-based row in the file that was read
+    "image_path": ("str", ""),  # absolute; as written in the file while the stack has not been found
+    "image_index": ("int64", 0),  # 0-based within the stack
+    "box_size_px": ("int64", 0),  # 0 while unknown
+    "pixel_size_A": ("float64", np.nan),
+    "voltage_kV": ("float64", np.nan),
+    "spherical_aberration_mm": ("float64", np.nan),
+    "amplitude_contrast": ("float64", np.nan),
+    "defocus_u_A": ("float64", np.nan),
+    "defocus_v_A": ("float64", np.nan),
+    "defocus_angle_deg": ("float64", np.nan),
+    "phase_shift_deg": ("float64", 0.0),
+    "b_factor_A2": ("float64", 0.0),  # >= 0 damps: amplitudes times exp(-B s^2 / 4)
+    "ctf_scale": ("float64", 1.0),
+    "shift_x_A": ("float64", 0.0),  # moving the image by +shift centres it
+    "shift_y_A": ("float64", 0.0),
+    "data_sign": ("float64", 1.0),  # +1 protein bright, -1 protein dark
+    "ctf_premultiplied": ("bool", False),
+    "micrograph": ("str", ""),
+    "coordinate_x_px": ("float64", np.nan),
+    "coordinate_y_px": ("float64", np.nan),
+    "optics_group": ("str", ""),
+    "half_set": ("int64", 0),  # 1 or 2; 0 unknown
+    "group": ("str", ""),  # the physical particle; equal to the key where each image is a particle of its own
+}
+CTF_COLUMNS = (
+    "voltage_kV",
+    "spherical_aberration_mm",
+    "amplitude_contrast",
+    "defocus_u_A",
+    "defocus_v_A",
+    "defocus_angle_deg",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where a table came from, with what is needed to write a selection back in the same form.
+
+    Attributes
+    ----------
+    path : the file that was read
+    kind : "star", "cs", "mrcs" or "txt"
+    datadir : folder given for the stacks, or None
+    rows : the original rows (a frame of a star file, a record array of a .cs), in step with the table
+    blocks : star only: every block of the file by name, in order; the particle block is empty here
+    particle_block : star only: name of the block that `rows` belongs to
+    replaced : "poses" and "ctf" where the caller's values took the place of the file's
+    """
+
+    path: str
+    kind: str
+    datadir: str | None = None
+    rows: Any = None
+    blocks: dict[str, pd.DataFrame] = field(default_factory=dict)
+    particle_block: str = ""
+    replaced: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
+class Parsed:
+    """What one file says about its images, before the stacks are looked up.
+
+    Attributes
+    ----------
+    source : see `Source`
+    image_name : (N,) str, the stack's name as written
+    image_index : (N,) int64, 0-based
+    columns : values for some of `COLUMNS`
+    rotation : (N, 3, 3) or None
+    shift_px : (N, 2) in pixels of the image, or None when the file has them in Angstrom or not at all
+    """
+
+    source: Source
+    image_name: "pd.Series[str]"
+    image_index: NDArray[np.int64]
+    columns: dict[str, Any] = field(default_factory=dict)
+    rotation: NDArray[np.float64] | None = None
+    shift_px: NDArray[np.float64] | None = None
+
+
+def build_table(n: int, columns: dict[str, Any]) -> pd.DataFrame:
+    """Return a frame of n rows with exactly `COLUMNS`, filled from `columns` and their defaults."""
+    data = {
+        name: pd.Series(columns.get(name, default), index=pd.RangeIndex(n)).astype(dtype)
+        for name, (dtype, default) in COLUMNS.items()
+    }
+    return pd.DataFrame(data)
+
+
+def check_finite(values: NDArray[np.float64], path: str, column: str) -> None:
+    """Raise an InputError that names the first row (counted from 1) where `values` is NaN or infinite."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise InputError(
+            f"{path}, particle row {row + 1}: {column} is {values.reshape(len(values), -1)[row, 0]}, "
+            f"where a finite number is expected ({int(bad.sum())} such rows); correct or remove them."
+        )
