@@ -1,0 +1,5 @@
+"""`python -m drgn` is `drgn`."""
+
+from drgn.cli import main
+
+main()

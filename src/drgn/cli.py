@@ -1,0 +1,57 @@
+"""The `drgn` program: `drgn VERB ...` is `python -m drgn.VERB ...`.
+
+It imports no verb: the verb's module is run as the main program, so that everything that starts it again
+(Lightning's launcher of distributed processes) repeats the right command.
+"""
+
+import os
+import runpy
+import sys
+from difflib import get_close_matches
+
+from drgn import __version__
+
+VERBS = {
+    "simulate": "make images of a toy molecule, with known poses, CTF, states and noise",
+    "train": "learn the ensemble of maps behind a set of particle images",
+    "encode": "write the latent coordinates of a run's particles",
+    "generate": "make volumes from a run, at given latent coordinates or at cluster centres",
+    "analyze": "PCA, UMAP, clusters, volumes, pictures and a report of a run's latents",
+    "filter": "select particles of a run and write them as .star, .cs or row indices",
+    "score": "compare a run on simulated particles with the truth",
+}
+
+USAGE = f"""drgn {__version__}: heterogeneous cryo-EM reconstruction
+
+usage: drgn VERB key=value ...        (the same as python -m drgn.VERB)
+       drgn VERB --help               what the verb does, its options and examples
+       drgn --version
+
+verbs:
+{chr(10).join(f"  {verb:<10}{line}" for verb, line in VERBS.items())}
+
+first steps:
+  drgn train                                    a toy set, simulated on first use
+  drgn train dataset.particles=particles.star   your own
+"""
+
+
+def main() -> None:
+    """Run the verb that the command line names."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    if words[0] in ("-V", "--version"):
+        print(f"drgn {__version__}")
+        return
+    verb = words[0]
+    if verb not in VERBS:
+        near = get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}."
+        print(f"drgn: {verb} is not a verb; {hint}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"drgn {verb}", *words[1:]]
+    if not sys.flags.safe_path:  # `python -m` looks for modules in the current folder first
+        sys.path.insert(0, os.getcwd())
+    runpy.run_module(f"drgn.{verb}", run_name="__main__", alter_sys=True)
