@@ -1,0 +1,71 @@
+# Everything runs in .venv, which `make install` fills. On a bare Debian machine: python3 with venv, make, git.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The first Python that the dependencies support.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+# Installed only where no torch is there yet, so that a GPU build of your own stays.
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+DEMO := outputs/demo
+# On a CI machine a missing RELION is a failure; elsewhere its tests are skipped.
+TEST_ENV := OMP_NUM_THREADS=1 $(if $(CI),DRGN_REQUIRE_RELION=1)
+
+.PHONY: help
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: install
+install: .venv/.installed ## Make .venv and install drgn into it, editable, with everything that the targets below need
+
+.venv/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "drgn needs Python 3.11, 3.12 or 3.13: none is on PATH"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q -e '.[analyze,dev]'
+	@touch $@
+
+.PHONY: demo
+demo: install ## Simulate a small heterogeneous set, train on it, analyse it, score it against the truth
+	$(BIN)/drgn train experiment=demo output=$(DEMO)
+	$(BIN)/drgn score run=$(DEMO)
+	@echo "The report, with the latent space, the maps and their pictures: $(DEMO)/analysis/report.html"
+
+.PHONY: lint
+lint: install ## Check the style (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: type
+type: install ## Check the types (mypy)
+	$(BIN)/mypy
+
+.PHONY: test
+test: install relion ## Run the tests that take seconds
+	$(TEST_ENV) $(BIN)/pytest -n 2 -m "not full"
+
+.PHONY: test-full
+test-full: install relion ## Run all tests
+	$(TEST_ENV) $(BIN)/pytest -n 2
+
+# RELION is an oracle of the tests; Debian packages it.
+.PHONY: relion
+relion:
+	@if ! command -v relion_project >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends relion; \
+	  else echo "RELION is not installed: the tests that ask it are skipped"; fi; fi
+
+.PHONY: bench
+bench: install ## Measure the speed on this machine and write the report in experiments/speed
+	$(BIN)/python experiments/speed/run.py
+
+.PHONY: wheel
+wheel: install ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+.PHONY: clean
+clean: ## Remove what builds and checks leave behind (not .venv, not outputs)
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
