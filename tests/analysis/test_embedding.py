@@ -82,3 +82,8 @@ def test_umap_separates_two_clouds_and_repeats():
 def test_umap_of_a_handful_of_particles():
     z = np.random.default_rng(0).normal(size=(6, 3))
     assert np.isfinite(embedding.umap(z, seed=0).coordinates).all()
+
+
+def test_counts_along_an_axis():
+    counts = embedding.counts_along(np.array([-9, 0.4, 0.6, 1.2, 1.4, 9]), np.array([0.0, 1.0, 2.0]))
+    assert counts.tolist() == [2, 3, 1]

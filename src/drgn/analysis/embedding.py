@@ -93,6 +93,24 @@ def pca(z: np.ndarray) -> PCA:
     return PCA(mean, components, ratio, centred @ components.T)
 
 
+def counts_along(coordinates: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """How many particles are nearest to each of several points on one axis.
+
+    Parameters
+    ----------
+    coordinates
+        (N,) the particles on that axis.
+    steps
+        (M,) the points, increasing.
+
+    Returns
+    -------
+    (M,) int64 array; its sum is N.
+    """
+    between = (steps[1:] + steps[:-1]) / 2
+    return np.bincount(np.searchsorted(between, coordinates), minlength=len(steps))
+
+
 @dataclass(frozen=True, eq=False)
 class UMAP:
     """A flat map of the latents.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from drgn.analysis.clusters import gaussian_mixture
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NEIGHBOURS = 20  # particles whose truth is averaged in `spearman`
 
@@ -76,6 +81,29 @@ def mixture_rand(z: np.ndarray, truth: np.ndarray, seed: int, n: int = 2) -> flo
         (N,) true classes.
     """
     return adjusted_rand(gaussian_mixture(z, seed, n).labels, truth)
+
+
+def truth_scores(z: np.ndarray, truth: pd.DataFrame, seed: int) -> dict[str, float]:
+    """Score the latents against every column of a ground truth that varies.
+
+    Parameters
+    ----------
+    z
+        (N, Z) latents, Z >= 1.
+    truth
+        N rows; a column of floating-point numbers is a coordinate and gives `spearman_NAME`, a column of
+        whole numbers is a class and gives `ari_NAME`, by a mixture of as many Gaussians as there are classes.
+    seed
+        Seed of the mixtures.
+    """
+    scores = {}
+    for name, column in truth.items():
+        values = column.to_numpy()
+        if values.dtype.kind == "f" and np.ptp(values) > 0:
+            scores[f"spearman_{name}"] = spearman(z, values)
+        elif values.dtype.kind in "iub" and (n := len(np.unique(values))) > 1:
+            scores[f"ari_{name}"] = mixture_rand(z, values, seed, n)
+    return scores
 
 
 def fsc_area(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,0 +1,218 @@
+"""The sections of the report: each draws its pictures into the analysis folder and explains them.
+
+The words are for a biologist who opens the report without having read anything else; what the pictures cannot
+say (P14) is said where it would be misread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from drgn.analysis import pictures, plots
+from drgn.analysis.clusters import Clusters
+from drgn.analysis.embedding import PCA, UMAP, counts_along
+from drgn.analysis.report import Picture, Section, Table
+from drgn.analysis.volumes import VolumeFiles
+
+_SHARED_LEVEL = (
+    "All maps are contoured at one level (half the 99.99th percentile of the density) and drawn in one "
+    "frame, so a part that is missing or fainter in one of them is missing or fainter in the model."
+)
+
+
+def summary(rows: Sequence[tuple[str, str]]) -> Section:
+    """What was analysed: name and value."""
+    return Section("Data and training", [], tables=[Table([], rows)])
+
+
+def learning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], folder: Path) -> Section:
+    """Learning curves."""
+    path = plots.learning_curve(panels, folder / "learning_curve.png")
+    caption = (
+        "Loss after each pass through the images. Held-out particles are never trained on: when their "
+        "curve rises while the training curve still falls, the model has begun to memorise noise, and a "
+        "smaller model or fewer epochs will do better. The first point may lie above the frame."
+    )
+    return Section("Learning curve", [], [Picture(path, caption, min(100, 50 * len(panels)))])
+
+
+def latent_pca(pca: PCA, clusters: Clusters, folder: Path) -> Section:
+    """Principal components of a latent of two or more dimensions."""
+    share = 100 * pca.explained_variance_ratio
+    axes = (f"PC1 ({share[0]:.0f} % of the variance)", f"PC2 ({share[1]:.0f} %)")
+    text = [
+        "Each particle image has been given a few numbers, its latent coordinates; particles with similar "
+        "coordinates show similar structures. Principal components are the directions along which the "
+        "coordinates vary most."
+    ]
+    maps = Picture(
+        plots.latent_map(pca.coordinates[:, :2], axes, folder / "pca.png", clusters),
+        "Left: how many particles lie where. Right: the same particles coloured by cluster; each number "
+        "marks the particle whose map is shown under that number below. Crowded regions are common in the "
+        "data, but this is not an energy landscape: distances and densities depend on how the network was "
+        "trained.",
+    )
+    variance = Picture(
+        plots.explained_variance(pca.explained_variance_ratio, folder / "explained_variance.png"),
+        "How much of the spread of the coordinates each component holds. Components after the steep part "
+        "hold little.",
+        50,
+    )
+    return Section("Latent space: principal components", text, [maps, variance])
+
+
+def latent_histogram(z: np.ndarray, points: np.ndarray, folder: Path) -> Section:
+    """A one-dimensional latent (P15)."""
+    path = plots.histogram(z[:, 0], points[:, 0], folder / "histogram.png")
+    caption = (
+        "Each particle image has been given one number, its latent coordinate; particles with similar "
+        "numbers show similar structures. The numbered lines are the 5th, 23rd, 41st, 59th, 77th and 95th "
+        "percentile, where the maps below were made. The height of the histogram is not a free energy."
+    )
+    return Section("Latent space", [], [Picture(path, caption, 80)])
+
+
+def latent_umap(umap: UMAP, clusters: Clusters, folder: Path) -> Section:
+    """UMAP, or the latent itself where it is flat already."""
+    title = "Latent space: UMAP"
+    path = folder / "umap.png"
+    if umap.is_latent:
+        plots.latent_map(umap.coordinates, ("z, first dimension", "z, second dimension"), path, clusters)
+        text = ["The latent has two dimensions, so it is shown as it is and no UMAP was made."]
+        return Section(title, text, [Picture(path, "The two latent coordinates themselves.")])
+    plots.latent_map(umap.coordinates, ("UMAP 1", "UMAP 2"), path, clusters)
+    caption = (
+        "All latent dimensions flattened so that neighbours stay neighbours. Separate islands are worth a "
+        "look as separate states; the distance between islands, their size and the axes mean nothing."
+    )
+    return Section(title, [], [Picture(path, caption)])
+
+
+def cluster_maps(clusters: Clusters, volumes: VolumeFiles | None, folder: Path, root: Path) -> Section:
+    """k-means clusters: their maps, sizes and files."""
+    sizes, k = clusters.sizes, len(clusters.centres)
+    shown = []
+    if volumes is not None:
+        titles = [f"{i}:  {size:,} particles" for i, size in enumerate(sizes)]
+        path = pictures.montage(volumes, titles, folder / "maps.png", plots.label_colours(k))
+        shown = [
+            Picture(
+                path,
+                "The map at the centre of each cluster, seen along z, in the colour that the cluster has "
+                "above. Each is made at a real particle's coordinates, not at an average that no particle "
+                "has. " + _SHARED_LEVEL,
+            )
+        ]
+    rows = [
+        (str(i), f"{size:,}", f"{100 * size / sizes.sum():.1f} %", _file(volumes, i, root))
+        for i, size in enumerate(sizes)
+    ]
+    text = [
+        f"k-means cuts the latent space into {k} regions. It always finds {k}, whether or not the molecule "
+        "has so many states: neighbouring numbers are neighbouring regions, and a continuous motion is cut "
+        "into pieces. Clusters of broken particles or of noise can be removed with drgn filter "
+        "clusters=[...]."
+    ]
+    return Section(
+        "Maps of the clusters", text, shown, [Table(("cluster", "particles", "share", "map"), rows)]
+    )
+
+
+def traversal(
+    pca: PCA, component: int, volumes: VolumeFiles, pixel_size_A: float, folder: Path, root: Path
+) -> Section:
+    """Maps along one principal component (P18)."""
+    name = f"PC{component + 1}"
+    coordinates = pca.coordinates[:, component]
+    steps, _ = pca.traverse(component, len(volumes))
+    counts = counts_along(coordinates, steps)
+    titles = [f"{i}:  {name} = {step:.2f}" for i, step in enumerate(steps)]
+    surfaces = Picture(
+        pictures.montage(volumes, titles, folder / "maps.png"),
+        f"Maps at five equally spaced points along {name}, from its 5th to its 95th percentile, with all "
+        "other "
+        "components at their mean. " + _SHARED_LEVEL,
+    )
+    cuts = Picture(
+        pictures.slices(volumes, titles, pixel_size_A, folder / "slices.png"),
+        "Central slices of the same maps in one grey scale, across each axis: what moves, appears or fades "
+        "changes from left to right.",
+    )
+    text = [
+        "The line through the latent space is straight, and it may leave the region where particles are: a "
+        "map with few particles nearby is the network's interpolation, not data. The order of the maps is "
+        "not a path in time."
+    ]
+    rows = [
+        (str(i), f"{step:.3g}", f"{count:,}", _file(volumes, i, root))
+        for i, (step, count) in enumerate(zip(steps, counts, strict=True))
+    ]
+    table = Table(("point", name, "particles nearest to it along this axis", "map"), rows)
+    return Section(f"Along principal component {component + 1}", text, [surfaces, cuts], [table])
+
+
+def percentile_maps(
+    z: np.ndarray, points: np.ndarray, volumes: VolumeFiles, folder: Path, root: Path
+) -> Section:
+    """Maps at the percentiles of a one-dimensional latent (P19)."""
+    titles = [f"{i}:  z = {value:.2f}" for i, value in enumerate(points[:, 0])]
+    counts = counts_along(z[:, 0], points[:, 0])
+    picture = Picture(
+        pictures.montage(volumes, titles, folder / "maps.png", plots.label_colours(len(points)), columns=6),
+        "Maps at the numbered lines of the histogram. " + _SHARED_LEVEL,
+    )
+    rows = [
+        (str(i), f"{value:.3g}", f"{count:,}", _file(volumes, i, root))
+        for i, (value, count) in enumerate(zip(points[:, 0], counts, strict=True))
+    ]
+    table = Table(("point", "z", "particles nearest to it", "map"), rows)
+    return Section("Maps along the latent", [], [picture], [table])
+
+
+def one_map(
+    volumes: VolumeFiles, pixel_size_A: float, folder: Path, root: Path, homogeneous: bool
+) -> Section:
+    """One map from three sides: the only one of a homogeneous run, or that of the average particle."""
+    path = pictures.orthogonal(volumes[0], pixel_size_A, folder / "map.png")
+    which = (
+        "This run has no latent: all particles were reconstructed as one structure."
+        if homogeneous
+        else "The map at the particle nearest to the mean of all latent coordinates."
+    )
+    caption = (
+        "Top: isosurface at half the 99.99th percentile of the density. Middle: projection, the density "
+        "added up along the line of sight. Bottom: slice through the centre. In the first column x points "
+        "right and y up. The grey pictures should be quiet outside the molecule."
+    )
+    return Section(
+        "The map" if homogeneous else "The average particle",
+        [which],
+        [Picture(path, caption, 85)],
+        [Table([], [("map", _file(volumes, 0, root))])],
+    )
+
+
+def truth(scores: Mapping[str, float], pca: PCA, columns: Mapping[str, np.ndarray], folder: Path) -> Section:
+    """Scores against a known truth, and the latent coloured by it."""
+    meaning = {
+        "spearman": "how well the latent orders the particles by this coordinate (|Spearman|; 1 is perfect)",
+        "ari": "how well the latent separates these classes (adjusted Rand index; 1 is perfect, 0 is chance)",
+    }
+    rows = [(name, f"{value:.3f}", meaning[name.partition("_")[0]]) for name, value in scores.items()]
+    shown = []
+    if pca.coordinates.shape[1] > 1:
+        path = plots.latent_columns(pca.coordinates[:, :2], ("PC1", "PC2"), columns, folder / "truth.png")
+        shown = [Picture(path, "The first two principal components, coloured by the truth.")]
+    text = [
+        "These particles were simulated, so the right answer is known. Training never saw it; it is used in "
+        "this section only."
+    ]
+    return Section("Compared with the truth", text, shown, [Table(("score", "value", "meaning"), rows)])
+
+
+def _file(volumes: VolumeFiles | None, i: int, root: Path) -> str:
+    """Path of a map as the table shows it, from the folder of the report."""
+    return "not made" if volumes is None else str(volumes.paths[i].relative_to(root))

@@ -1,0 +1,183 @@
+"""Which particles: labels and choices, joined by the particle's key and never by a row number (P21)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile
+
+import numpy as np
+
+from drgn.errors import InputError
+from drgn.formats.atomic import replacing
+from drgn.formats.cryodrgn import read_indices
+
+if TYPE_CHECKING:
+    from drgn.analysis.clusters import Clusters
+
+LABELS = "labels.npz"  # inside kmeansK/ of an analysis
+
+
+def write_labels(path: Path, key: np.ndarray, clusters: Clusters) -> None:
+    """Write a partition: key and label of each particle, key and latent of each on-data centre.
+
+    Parameters
+    ----------
+    path
+        The .npz to write.
+    key
+        (N,) particle keys, in the order of `clusters.labels`.
+    clusters
+        The partition.
+    """
+    with replacing(path) as temporary:
+        np.savez(
+            temporary,
+            key=np.asarray(key, np.str_),
+            label=clusters.labels,
+            centre_key=np.asarray(key, np.str_)[clusters.on_data_rows],
+            centre_z=clusters.centres,
+        )
+
+
+def read_labels(path: Path, key: np.ndarray) -> np.ndarray:
+    """Label of each particle from a file of keys and labels.
+
+    Parameters
+    ----------
+    path
+        A .npz with the arrays `key` and `label`, as `write_labels` makes it.
+    key
+        (N,) the particles asked about, in any order.
+
+    Returns
+    -------
+    (N,) labels in the order of `key`.
+
+    Raises
+    ------
+    InputError
+        When the file is not such a file, or when it does not know a particle.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            known, label = file["key"], file["label"]
+    except (ValueError, OSError, KeyError, EOFError, BadZipFile):
+        raise InputError(
+            f"{path} is not a file of labels; expected a .npz with the arrays key and label."
+        ) from None
+    at, found = _find(known, key)
+    if not found.all():
+        raise InputError(
+            f"{path} does not know {(~found).sum()} of {len(key)} particles (first: {key[~found][0]}); it "
+            "belongs to other particles: run drgn analyze again."
+        )
+    return label[at]
+
+
+def by_key(values: np.ndarray, key: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Bring the rows of `values`, which belong to `key`, into the order of the keys `wanted`.
+
+    Raises
+    ------
+    InputError
+        When a wanted particle is not among `key`.
+    """
+    at, found = _find(key, wanted)
+    if not found.all():
+        raise InputError(
+            f"{(~found).sum()} of {len(wanted)} particles have no latent (first: {wanted[~found][0]}); run "
+            "drgn encode again."
+        )
+    return values[at]
+
+
+def labels_of_analysis(folder: Path, k: int, key: np.ndarray) -> np.ndarray:
+    """Cluster of each particle in the k-means of an analysis.
+
+    Parameters
+    ----------
+    folder
+        The folder that `drgn analyze` wrote.
+    k
+        Which k-means.
+    key
+        (N,) the particles asked about.
+
+    Raises
+    ------
+    InputError
+        When the analysis has no such k-means; the sentence names those it has.
+    """
+    path = folder / f"kmeans{k}" / LABELS
+    if not path.is_file():
+        there = sorted(int(p.parent.name[6:]) for p in folder.glob(f"kmeans*/{LABELS}"))
+        have = f"it has kmeans={', '.join(map(str, there))}" if there else "it has none"
+        raise InputError(
+            f"{folder} has no k-means with {k} clusters ({have}); run drgn analyze kmeans={k} first."
+        )
+    return read_labels(path, key)
+
+
+def in_clusters(labels: np.ndarray, clusters: list[int]) -> np.ndarray:
+    """Mask (N,) of the particles in any of the clusters.
+
+    Raises
+    ------
+    InputError
+        When a number is not that of a cluster.
+    """
+    unknown = sorted(set(clusters) - set(labels.tolist()))
+    if unknown:
+        raise InputError(
+            f"clusters: {', '.join(map(str, unknown))} is not one of the clusters, which are "
+            f"numbered from 0 to {labels.max()}."
+        )
+    return np.isin(labels, clusters)
+
+
+def within_norm(z: np.ndarray, max_z_norm: float) -> np.ndarray:
+    """Mask (N,) of the particles whose latent (N, Z) is at most this far from the origin."""
+    return np.linalg.norm(z, axis=1) <= max_z_norm
+
+
+def in_index_file(source_row: np.ndarray, path: Path) -> np.ndarray:
+    """Mask (N,) of the particles that an index file names.
+
+    Parameters
+    ----------
+    source_row
+        (N,) row of each particle in the original particle file.
+    path
+        .npy, .txt or .pkl: row numbers of the original file, or a mask over its rows.
+    """
+    rows = read_indices(path)
+    return np.isin(source_row, np.flatnonzero(rows) if rows.dtype == bool else rows)
+
+
+def choose(masks: Sequence[np.ndarray], invert: bool) -> np.ndarray:
+    """Rows of the particles that every mask keeps, or of all others.
+
+    Raises
+    ------
+    InputError
+        When nothing is left.
+    """
+    kept = np.logical_and.reduce(masks)
+    rows = np.flatnonzero(~kept if invert else kept)
+    if not len(rows):
+        raise InputError(f"The selection keeps none of the {len(kept)} particles; ask for less.")
+    return rows
+
+
+def _find(known: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row of each wanted key among the known ones, and whether it is there."""
+    if not len(known):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    known, wanted = np.asarray(known, np.str_), np.asarray(wanted, np.str_)
+    order = np.argsort(known)
+    at = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
+    return at, known[at] == wanted

@@ -1,0 +1,135 @@
+"""A whole analysis of one run, step by step: what the verb `analyze` does and the report shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from drgn.analysis import clusters as clustering
+from drgn.analysis import embedding, metrics, sections
+from drgn.analysis.report import Section
+from drgn.analysis.selection import LABELS, write_labels
+from drgn.analysis.volumes import write_volumes
+from drgn.formats.atomic import replacing
+
+if TYPE_CHECKING:
+    from drgn.run import Run
+
+TRAVERSAL_POINTS = 5  # P18
+
+
+@dataclass
+class Study:
+    """What an analysis found.
+
+    Attributes
+    ----------
+    sections
+        Of the report, in reading order.
+    findings
+        The same in a few lines for the terminal.
+    """
+
+    sections: list[Section] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+
+
+def homogeneous(run: Run, folder: Path) -> Study:
+    """Study a run without a latent: it has one map, which is written to map/."""
+    volumes = write_volumes(run, np.zeros((1, 0), np.float32), _made(folder / "map"))
+    map_section = sections.one_map(volumes, run.pixel_size_A, folder, folder, homogeneous=True)
+    return Study([map_section], [f"One map, {volumes.paths[0]}: this run has no latent."])
+
+
+def heterogeneous(
+    run: Run, folder: Path, *, kmeans: int, pcs: int, umap: bool, volumes: bool, seed: int
+) -> Study:
+    """Study a run with a latent.
+
+    Parameters
+    ----------
+    run
+        The run.
+    folder
+        Where everything is written.
+    kmeans
+        Number of clusters.
+    pcs
+        Number of principal components along which volumes are made; a latent has at most zdim.
+    umap
+        Make a UMAP.
+    volumes
+        Make volumes and their pictures.
+    seed
+        Of everything random.
+    """
+    study = Study()
+    latents = run.latents()
+    z = latents.z
+    pca = embedding.pca(z)
+    clusters = clustering.kmeans(z, kmeans, seed)
+    flat = embedding.umap(z, seed) if umap and z.shape[1] > 1 else None
+    cluster_folder = _made(folder / f"kmeans{kmeans}")
+    write_labels(cluster_folder / LABELS, latents.key, clusters)
+    _write_embedding(folder / "embedding.npz", latents.key, pca, flat)
+
+    if z.shape[1] == 1:
+        points = embedding.percentiles_1d(z)
+        study.sections.append(sections.latent_histogram(z, points, folder))
+    else:
+        study.sections.append(sections.latent_pca(pca, clusters, folder))
+    if flat is not None:
+        study.sections.append(sections.latent_umap(flat, clusters, folder))
+
+    maps = write_volumes(run, clusters.centres, cluster_folder) if volumes else None
+    study.sections.append(sections.cluster_maps(clusters, maps, cluster_folder, folder))
+    if volumes and z.shape[1] == 1:
+        place = _made(folder / "percentiles")
+        maps = write_volumes(run, points, place)
+        study.sections.append(sections.percentile_maps(z, points, maps, place, folder))
+    for component in range(min(pcs, z.shape[1]) if volumes and z.shape[1] > 1 else 0):
+        place = _made(folder / f"pc{component + 1}")
+        maps = write_volumes(run, pca.traverse(component, TRAVERSAL_POINTS)[1], place)
+        study.sections.append(sections.traversal(pca, component, maps, run.pixel_size_A, place, folder))
+    if volumes:
+        middle = clustering.on_data_mean(z, np.zeros(len(z), np.int64))
+        maps = write_volumes(run, z[middle], _made(folder / "average"))
+        study.sections.append(sections.one_map(maps, run.pixel_size_A, folder, folder, homogeneous=False))
+
+    share = ", ".join(f"PC{i + 1} {value:.0%}" for i, value in enumerate(pca.explained_variance_ratio[:3]))
+    study.findings.append(f"{len(z):,} particles, zdim {z.shape[1]}; of the variance of z: {share}.")
+    study.findings.append(
+        f"{kmeans} clusters of {clusters.sizes.min():,} to {clusters.sizes.max():,} particles"
+        + (f", each with a map in {cluster_folder}." if volumes else ".")
+    )
+    truth = run.truth()
+    if truth is not None:
+        scores = metrics.truth_scores(z, truth, seed)
+        columns = {str(name): column.to_numpy() for name, column in truth.items()}
+        study.sections.insert(0, sections.truth(scores, pca, columns, folder))
+        named = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        study.findings.append(f"Against the truth of the simulation (1 is perfect): {named}.")
+    return study
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_embedding(path: Path, key: np.ndarray, pca: embedding.PCA, umap: embedding.UMAP | None) -> None:
+    """Write the coordinates of each particle, with its key, and the axes they are in."""
+    arrays = {
+        "key": np.asarray(key, np.str_),
+        "pca": pca.coordinates.astype(np.float32),
+        "pca_mean": pca.mean,
+        "pca_components": pca.components,
+        "explained_variance_ratio": pca.explained_variance_ratio,
+    }
+    if umap is not None:
+        arrays["umap"] = umap.coordinates
+    with replacing(path) as temporary:
+        np.savez(temporary, **arrays)

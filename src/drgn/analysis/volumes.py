@@ -1,0 +1,79 @@
+"""Maps decoded from a run, written as MRC files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+from drgn import __version__
+from drgn.formats.atomic import replacing
+from drgn.formats.mrc import read_volume, write_volume
+
+if TYPE_CHECKING:
+    from drgn.run import Run
+
+_VOLUME_NAME = re.compile(r"vol_(\d{3,})\.mrc")
+
+
+class VolumeFiles(Sequence[np.ndarray]):
+    """Maps on disk as a sequence of arrays, each read when it is asked for: a set may be larger than memory.
+
+    Attributes
+    ----------
+    paths
+        The MRC files.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> VolumeFiles: ...
+    def __getitem__(self, index: int | slice) -> np.ndarray | VolumeFiles:
+        """One map (D, D, D) float32, or some of the files."""
+        if isinstance(index, slice):
+            return VolumeFiles(self.paths[index])
+        return read_volume(self.paths[index])[0]
+
+
+def write_volumes(run: Run, z: np.ndarray, folder: Path) -> VolumeFiles:
+    """Decode latents and write vol_000.mrc, vol_001.mrc, ... and z_values.txt, which lists their latents.
+
+    Volumes of these names that an earlier, longer series left in the folder are removed, so that the folder
+    never holds a mixture of two.
+
+    Parameters
+    ----------
+    run
+        The run whose model decodes.
+    z
+        (M, Z) latents; (1, 0) for a run without a latent.
+    folder
+        Created when it does not exist.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = max(3, len(str(len(z) - 1)))
+    paths = [folder / f"vol_{i:0{digits}d}.mrc" for i in range(len(z))]
+    for path, volume, point in zip(paths, run.volumes(z), z, strict=True):
+        write_volume(path, volume, run.pixel_size_A, label=_label(run.name, point))
+    for path in folder.iterdir():
+        if _VOLUME_NAME.fullmatch(path.name) and path not in paths:
+            path.unlink()
+    with replacing(folder / "z_values.txt") as temporary:
+        np.savetxt(temporary, z, fmt="%.6g")
+    return VolumeFiles(paths)
+
+
+def _label(name: str, z: np.ndarray) -> str:
+    """At most 80 bytes: the program, the run and as much of z as fits."""
+    values = " ".join(f"{value:.3g}" for value in z)
+    return f"drgn {__version__} {name[:30]}{f' z={values}' if len(z) else ''}"[:80]

@@ -1,0 +1,82 @@
+"""PCA, UMAP, clusters, volumes, pictures and a report of a run's latents.
+
+    drgn analyze                                             # the newest run
+    drgn analyze run=outputs/train/toy/2026-01-31_12-00-00 kmeans=10
+    drgn analyze umap=false volumes=false                    # the quick look: no UMAP, no volumes
+
+Writes to analysis/ of the run: report.html (one file, opens anywhere), embedding.npz (PCA and UMAP by
+particle), kmeansK/ (labels.npz by particle, a volume at the particle nearest to each centre), pcN/ (volumes
+along the principal components), average/ (the volume at the particle nearest to the mean), and the pictures.
+A run without a latent gets map/ and its picture; a one-dimensional latent percentiles/ in place of pcN/.
+"""
+
+from pathlib import Path
+
+from drgn.command import command
+
+
+def analyze(
+    *,
+    run: Path,
+    kmeans: int,
+    pcs: int,
+    umap: bool,
+    volumes: bool,
+    seed: int,
+    output: Path | None,
+    trust: list[str],
+) -> Path:
+    """Analyse the latents of a run and write the report.
+
+    Parameters
+    ----------
+    run
+        The run folder, or "latest".
+    kmeans
+        Number of k-means clusters.
+    pcs
+        Number of principal components along which volumes are made.
+    umap
+        Make a UMAP.
+    volumes
+        Make volumes and their pictures.
+    seed
+        Seed of k-means, UMAP and the scores.
+    output
+        The folder of the results; None: analysis/ of the run.
+    trust
+        Module prefixes that the run's config may name besides drgn, torch and pytorch_lightning.
+
+    Returns
+    -------
+    Path
+        The report.
+    """
+    from drgn.analysis import study
+    from drgn.analysis.report import write_report
+    from drgn.analysis.sections import data_and_training
+    from drgn.run import Run
+
+    opened = Run.open(run, trust=trust)
+    folder = output or opened.folder("analysis")
+    folder.mkdir(parents=True, exist_ok=True)
+    if opened.model().zdim == 0:
+        found = study.homogeneous(opened, folder)
+    else:
+        found = study.heterogeneous(
+            opened, folder, kmeans=kmeans, pcs=pcs, umap=umap, volumes=volumes, seed=seed
+        )
+    report = write_report(
+        folder / "report.html",
+        opened.name,
+        str(opened.path),
+        [*data_and_training(opened, folder), *found.sections],
+    )
+    print("\n".join(found.findings))
+    print(f"Report: {report}")
+    return report
+
+
+main = command(analyze)
+if __name__ == "__main__":
+    main()
