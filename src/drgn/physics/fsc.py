@@ -41,13 +41,26 @@ def fsc(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     return curve[: size // 2 + 1]
 
 
-def resolution_A(curve: Tensor, pixel_size_A: float, threshold: float) -> float:
+def resolution_A(
+    curve: Tensor, pixel_size_A: float, threshold: float, *, box_size: int | None = None
+) -> float:
     """Resolution in Angstrom at which a curve from `fsc` first falls below a threshold.
 
     Linear interpolation between shells; the Nyquist resolution when it never does, infinity when it starts
     below.
+
+    Parameters
+    ----------
+    curve
+        (D // 2 + 1,), from `fsc`.
+    pixel_size_A
+        Angstrom per voxel.
+    threshold
+        0.5 between a map and its truth, 0.143 between half maps.
+    box_size
+        D; default the even box that has this many shells.
     """
-    size = 2 * (len(curve) - 1)
+    size = 2 * (len(curve) - 1) if box_size is None else box_size
     values = curve.tolist()
     for i in range(1, len(values)):
         if values[i] < threshold:
