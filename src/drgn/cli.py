@@ -31,8 +31,8 @@ verbs:
 {chr(10).join(f"  {verb:<10}{line}" for verb, line in VERBS.items())}
 
 first steps:
-  drgn train                                    a toy set, simulated on first use
-  drgn train dataset.particles=particles.star   your own
+  drgn train                                                    a toy set, simulated on first use
+  drgn train dataset=custom dataset.particles=particles.star    your own particles
 """
 
 
