@@ -25,12 +25,12 @@ def to_euler(rotation: Tensor) -> Tensor:
     """RELION's angles (rot, tilt, psi) (..., 3) in degrees; tilt in [0, 180], rot = 0 where it is free."""
     sin_tilt = torch.hypot(rotation[..., 2, 0], rotation[..., 2, 1])
     tilt = torch.atan2(sin_tilt, rotation[..., 2, 2])
-    pole = sin_tilt < 1e-6
-    rot = torch.where(pole, 0.0, torch.atan2(rotation[..., 2, 1], rotation[..., 2, 0]))
-    psi = torch.where(
-        pole,
-        torch.atan2(rotation[..., 0, 1], rotation[..., 1, 1]),
-        torch.atan2(rotation[..., 1, 2], -rotation[..., 0, 2]),
+    free = sin_tilt < 4 * torch.finfo(rotation.dtype).eps
+    rot = torch.where(free, 0.0, torch.atan2(rotation[..., 2, 1], rotation[..., 2, 0]))
+    # R Rz(rot)^T = Rz(psi) Ry(tilt), whose second column is (sin psi, cos psi, 0) at every tilt: no pole
+    s, c = rot.sin(), rot.cos()
+    psi = torch.atan2(
+        c * rotation[..., 0, 1] - s * rotation[..., 0, 0], c * rotation[..., 1, 1] - s * rotation[..., 1, 0]
     )
     return torch.rad2deg(torch.stack([rot, tilt, psi], dim=-1))
 
