@@ -60,7 +60,7 @@ def _blobs(
 
 
 def toy_molecule(motion: float, attached: bool, seed: int = 7) -> GaussianPhantom:
-    """Build a chiral molecule of about 120 A with an arm that swings and a lobe that detaches.
+    """Build a chiral molecule of about 110 A with an arm that swings and a lobe that detaches.
 
     Parameters
     ----------

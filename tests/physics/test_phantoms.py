@@ -1,0 +1,90 @@
+"""The Gaussian molecules against their own definition."""
+
+import math
+
+import pytest
+import torch
+
+from drgn.physics import fourier
+from drgn.physics.grids import half_lattice
+from drgn.physics.phantoms import GaussianPhantom, toy_molecule
+from drgn.physics.rotations import angle_deg, random_rotations
+
+
+def _blob(centre_A, sigma_A=6.0, weight=2.5):
+    return GaussianPhantom(
+        torch.tensor([centre_A], dtype=torch.float64),
+        torch.tensor([sigma_A], dtype=torch.float64),
+        torch.tensor([weight], dtype=torch.float64),
+    )
+
+
+@pytest.mark.parametrize("size", [24, 25])
+def test_density_is_centred_in_x_y_z_and_sums_to_the_weight(size):
+    density = _blob((9.0, -12.0, 6.0)).density(size, 3.0)
+    assert density.sum().item() == pytest.approx(2.5, rel=1e-4)
+    peak = torch.unravel_index(density.argmax(), density.shape)
+    assert [int(i) - size // 2 for i in peak] == [2, -4, 3]  # [z, y, x]
+    expected = 2.5 * 27 / (6.0 * math.sqrt(2 * math.pi)) ** 3
+    assert density.max().item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("size", [24, 25])
+def test_fourier_is_the_transform_of_the_density(size):
+    phantom = toy_molecule(0.5, attached=True)
+    phantom = GaussianPhantom(phantom.centre_A, phantom.sigma_A * 1.6, phantom.weight)  # 8 A at 8 A / px
+    lattice = half_lattice(size, 3)
+    transform = lattice.gather(fourier.fft(phantom.density(size, 8.0), 3))
+    exact = phantom.fourier(lattice.frequencies.double() / 8.0)
+    assert exact.abs().max() > 50
+    torch.testing.assert_close(transform, exact, atol=1.0, rtol=0)  # aliasing at Nyquist
+    low = len(half_lattice(size, 3, size / 4))
+    torch.testing.assert_close(transform[:low], exact[:low], atol=2e-3, rtol=0)
+
+
+def test_fourier_at_zero_is_the_weight():
+    assert _blob((9.0, -12.0, 6.0)).fourier(torch.zeros(1, 3).double()).tolist() == [2.5]
+
+
+def test_rotated_turns_points_as_the_conventions_say():
+    rotation = random_rotations(1, torch.Generator().manual_seed(0))[0]
+    point = torch.tensor([9.0, -12.0, 6.0], dtype=torch.float64)
+    torch.testing.assert_close(_blob(point.tolist()).rotated(rotation).centre_A[0], rotation @ point)
+
+
+def test_the_arm_turns_by_sixty_degrees_about_a_hinge_and_nothing_else_moves():
+    start, middle, end = (toy_molecule(m, attached=True).centre_A for m in (0.0, 0.5, 1.0))
+    moved = (end - start).norm(dim=1) > 1e-9
+    assert moved.sum() == 24
+    assert torch.equal(moved, (middle - start).norm(dim=1) > 1e-9)
+    # the rigid motion that carries the arm (Kabsch)
+    a, b = (x[moved] - x[moved].mean(0) for x in (start, end))
+    u, _, vh = torch.linalg.svd(b.T @ a)
+    sign = torch.diag(torch.tensor([1.0, 1.0, torch.linalg.det(u @ vh)], dtype=torch.float64))
+    turn = u @ sign @ vh
+    torch.testing.assert_close(a @ turn.T, b)
+    assert angle_deg(turn, torch.eye(3).double()).item() == pytest.approx(60.0)
+    hinge = torch.tensor([26.0, 4.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close((start[moved] - hinge).norm(dim=1), (end[moved] - hinge).norm(dim=1))
+
+
+def test_the_lobe_detaches():
+    whole, without = toy_molecule(0.3, attached=True), toy_molecule(0.3, attached=False)
+    assert len(whole.weight) - len(without.weight) == 20
+    torch.testing.assert_close(whole.centre_A[: len(without.weight)], without.centre_A)
+
+
+def test_the_molecule_is_about_110_A_and_chiral():
+    centre = toy_molecule(0.5, attached=True).centre_A
+    assert 85 < torch.pdist(centre).max() < 100  # and two sigma of 5 A on either side
+    # a set of points that equals its mirror image has no triple moment along its principal axes
+    x = centre - centre.mean(0)
+    axes = torch.linalg.eigh(x.T @ x).eigenvectors
+    x = x @ axes
+    triple = (x[:, 0] * x[:, 1] * x[:, 2]).mean() / x.norm(dim=1).mean() ** 3
+    assert triple.abs() > 0.02
+
+
+def test_the_same_seed_is_the_same_molecule():
+    assert torch.equal(toy_molecule(0.2, True).centre_A, toy_molecule(0.2, True, seed=7).centre_A)
+    assert not torch.allclose(toy_molecule(0.2, True).centre_A, toy_molecule(0.2, True, seed=8).centre_A)
