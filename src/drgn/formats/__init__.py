@@ -1,1 +1,1 @@
-"""Files of other programs, read into one particle table and written back: MRC, RELION, cryoSPARC, cryoDRGN."""
+"""Files of other programs (MRC, RELION, cryoSPARC, cryoDRGN) read into one particle table, and back."""

@@ -6,6 +6,7 @@ Pickles are read through an unpickler that builds numpy arrays and plain contain
 import io
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
             raise InputError(
-                f"{self._path} was not loaded: the pickle asks for {module}.{name}, and only numpy arrays are "
-                "admitted, since anything else could run code."
+                f"{self._path} was not loaded: the pickle asks for {module}.{name}, and only numpy arrays "
+                "are admitted, since anything else could run code; give the arrays as .npz."
             )
         if module.startswith("numpy._core") and not hasattr(np, "_core"):
             module = module.replace("numpy._core", "numpy.core")
@@ -114,13 +115,14 @@ def read_poses(
         parts = list(loaded) if isinstance(loaded, tuple | list) else [loaded]
     if len(parts) not in (1, 2) or not all(isinstance(part, np.ndarray) for part in parts):
         raise InputError(
-            f"{name} does not hold poses: rotations (N, 3, 3), or a pair of them and shifts (N, 2), are expected."
+            f"{name} does not hold poses: rotations (N, 3, 3), or a pair of them and shifts (N, 2), "
+            "are expected."
         )
     rotation = _floats(parts[0], name)
     if rotation.ndim != 3 or rotation.shape[1:] != (3, 3):
         raise InputError(
-            f"{name} holds an array of shape {rotation.shape} where rotation matrices (N, 3, 3) are expected; angles "
-            "are not read, because a pickle does not say in which convention they are."
+            f"{name} holds an array of shape {rotation.shape} where rotations (N, 3, 3) are expected; "
+            "angles are not read, because a pickle does not say in which convention they are."
         )
     _check_count(name, len(rotation), "poses", particles, n)
     check_finite(rotation.reshape(n, 9), name, "rotation")
@@ -128,8 +130,8 @@ def read_poses(
     bad = (np.abs(product - np.eye(3)).max(axis=(1, 2)) > 1e-3) | (np.linalg.det(rotation) < 0)
     if bad.any():
         raise InputError(
-            f"{name}, particle row {np.flatnonzero(bad)[0] + 1}: the 3 x 3 matrix is not a rotation (orthonormal, "
-            f"determinant +1); {int(bad.sum())} of {n} are not."
+            f"{name}, particle row {np.flatnonzero(bad)[0] + 1}: the 3 x 3 matrix is not a rotation "
+            f"(orthonormal, determinant +1); {int(bad.sum())} of {n} are not."
         )
     if len(parts) == 1:
         return rotation, None
@@ -139,8 +141,8 @@ def read_poses(
     check_finite(shift, name, "shift")
     if np.abs(shift).max() > 1:
         raise InputError(
-            f"{name} holds shifts up to {np.abs(shift).max():.4g}, where fractions of the box (at most 1) are "
-            "expected; divide shifts in pixels by the box size."
+            f"{name} holds shifts up to {np.abs(shift).max():.4g}, where fractions of the box (at most 1) "
+            "are expected; divide shifts in pixels by the box size."
         )
     return rotation, shift
 
@@ -149,8 +151,9 @@ def read_ctf(path: StrPath, n: int, particles: str, box_size_px: NDArray[np.int6
     """Read a CTF table for the n particles of the file `particles`, as columns of the particle table.
 
     The table may have been made for the images at another binning: its pixel size is multiplied by its box
-    over `box_size_px` (0 where unknown: no change). An .npz holds it as `ctf` and may add `dose` (A^2; the amplitude weight
-    exp(-4 dose s^2) is the B-factor 16 dose), `scale` and `particle` (the physical particle of an image).
+    over `box_size_px` (0 where unknown: no change). An .npz holds it as `ctf` and may add `dose` (A^2; the
+    amplitude weight exp(-4 dose s^2) is the B-factor 16 dose), `scale` and `particle` (the physical particle
+    that the image shows).
 
     Raises
     ------
@@ -197,7 +200,9 @@ def read_indices(path: StrPath) -> NDArray[np.int64]:
         if suffix == ".npy":
             loaded = np.load(name, allow_pickle=False)
         elif suffix == ".txt":
-            loaded = np.loadtxt(name, ndmin=1)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of an empty file, which is reported below
+                loaded = np.loadtxt(name, ndmin=1)
         elif suffix == ".pkl":
             loaded = np.asarray(load_pickle(name))
         else:

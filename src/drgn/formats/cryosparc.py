@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
-from drgn.formats.table import Parsed, Source
+from drgn.formats.table import Parsed, Source, check_finite
 
 _NUMBERS = {
     "pixel_size_A": "blob/psize_A",
@@ -51,7 +51,8 @@ def read(path: str) -> Parsed:
     fields = records.dtype.names if isinstance(records, np.ndarray) else None
     if fields is None or "blob/path" not in fields or "blob/idx" not in fields:
         raise InputError(
-            f"{path} has no fields blob/path and blob/idx; give the particles .cs of a job, not its passthrough."
+            f"{path} has no fields blob/path and blob/idx; give the particles .cs of a job, "
+            "not its passthrough."
         )
     if not len(records):
         raise InputError(f"{path} has no particles.")
@@ -102,12 +103,7 @@ def _number(records: NDArray[Any], field: str, path: str) -> NDArray[np.float64]
     if field not in (records.dtype.names or ()):
         return None
     values = records[field].astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
-    if len(bad):
-        raise InputError(
-            f"{path}, particle row {bad[0] + 1}: {field} is {values[bad[0]]}, where a finite number is expected "
-            f"({len(bad)} such rows); correct or remove them."
-        )
+    check_finite(values, path, field)
     return values
 
 

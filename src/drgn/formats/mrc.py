@@ -103,7 +103,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             f"{expected} bytes in all, but the file has {length}; copy or write it again."
         )
     sampling = np.maximum(header["m"], 1)
-    pixels = [float(a) for a in header["cell_A"].astype(np.float64) / sampling]
+    # 7 digits are what a float32 holds: 13.1 comes back as 13.1, not as 13.100000381
+    pixels = [float(f"{a:.7g}") for a in header["cell_A"].astype(np.float64) / sampling]
     axes = tuple(int(a) for a in header["axes"])
     return Header(
         path=name,
@@ -279,8 +280,8 @@ def _parse(raw: bytes, name: str) -> tuple[Any, str]:
         ):
             return header, order
     raise InputError(
-        f"{name} is not an MRC file that can be read: its header gives the size {little['n'].tolist()} and the "
-        f"mode {int(little['mode'])}, where modes {', '.join(map(str, MODES))} are known."
+        f"{name} is not an MRC file that can be read: its header gives the size {little['n'].tolist()} and "
+        f"the mode {int(little['mode'])}, where modes {', '.join(map(str, MODES))} are known."
     )
 
 

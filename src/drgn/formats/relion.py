@@ -38,6 +38,15 @@ _NUMBERS = {
     "coordinate_x_px": "rlnCoordinateX",
     "coordinate_y_px": "rlnCoordinateY",
 }
+# what `to_blocks` writes anew, with the names of both dialects
+_WRITTEN_ANEW = {
+    *ANGLES,
+    *("rlnOriginX", "rlnOriginY", "rlnOriginZ", "rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst"),
+    *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor", "rlnCtfScalefactor"),
+    *("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnCtfDataAreCtfPremultiplied"),
+    *("rlnMagnification", "rlnDetectorPixelSize", "rlnPixelSize", "rlnImagePixelSize", "rlnImageSize"),
+    "rlnOpticsGroup",
+}
 
 
 def euler_to_matrix(angles_deg: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -120,11 +129,38 @@ def read(path: str) -> Parsed:
     )
 
 
-def table_to_blocks(table: pd.DataFrame, rotation: NDArray[np.float64] | None) -> dict[str, pd.DataFrame]:
-    """Return the optics and particle blocks of a RELION 3.1 star file for a table of any origin.
+def to_blocks(
+    source: Source, table: pd.DataFrame, rotation: NDArray[np.float64] | None
+) -> dict[str, pd.DataFrame]:
+    """Return the blocks of a star file for a selection of particles.
 
-    The sign of the data has no column in RELION and is not written.
+    From a star they are its own, all columns kept. Where values were replaced, or the particles came from
+    another kind of file, poses, CTF and optics are written anew in the dialect of RELION 3.1, beside the
+    columns of the star that they do not replace. The sign of the data has no column in RELION and is lost.
     """
+    if source.kind == "star" and not source.replaced:
+        return {**source.blocks, source.particle_block: source.rows}
+    optics, particles = _new_blocks(table, rotation)
+    if source.kind != "star":
+        return {"optics": optics, "particles": particles}
+    kept = source.rows.drop(columns=[name for name in _WRITTEN_ANEW if name in source.rows])
+    anew = particles[[name for name in particles if name in _WRITTEN_ANEW]]
+    old = source.blocks.get("optics")
+    if old is not None and "rlnOpticsGroup" in source.rows:
+        # each new group lies within one old group, whose other columns (MTF, beam tilt, ...) it inherits
+        first = ~particles["rlnOpticsGroup"].duplicated()
+        inherited = old.set_index("rlnOpticsGroup").loc[source.rows.loc[first, "rlnOpticsGroup"]]
+        for name in inherited:
+            if name not in optics:
+                optics[name] = inherited[name].to_numpy()
+    others = {block: frame for block, frame in source.blocks.items() if block != source.particle_block}
+    return {**others, "optics": optics, "particles": pd.concat([kept, anew], axis=1)}
+
+
+def _new_blocks(
+    table: pd.DataFrame, rotation: NDArray[np.float64] | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the optics and the particle block of RELION 3.1 for a table of any origin."""
     optics_columns = {
         "voltage_kV": "rlnVoltage",
         "spherical_aberration_mm": "rlnSphericalAberration",
@@ -167,7 +203,7 @@ def table_to_blocks(table: pd.DataFrame, rotation: NDArray[np.float64] | None) -
     if (table["group"] != table["key"]).any():
         particles["rlnGroupName"] = table["group"]
     particles["rlnOpticsGroup"] = group + 1
-    return {"optics": optics, "particles": particles}
+    return optics, particles
 
 
 @dataclass
@@ -189,7 +225,8 @@ class _Columns:
         if "rlnOpticsGroup" not in self.particles:
             if len(self.optics) > 1:
                 raise InputError(
-                    f"{self.path} has {len(self.optics)} optics groups, but its particles have no column rlnOpticsGroup."
+                    f"{self.path} has {len(self.optics)} optics groups, but its particles have no column "
+                    "rlnOpticsGroup; add it."
                 )
             self._row_of_group = np.zeros(len(self.particles), dtype=np.int64)
             return
@@ -198,7 +235,8 @@ class _Columns:
         if (row < 0).any():
             bad = int(np.flatnonzero(row < 0)[0])
             raise InputError(
-                f"{self.path}, particle row {bad + 1}: optics group {groups.iloc[bad]} is not in the optics block."
+                f"{self.path}, particle row {bad + 1}: optics group {groups.iloc[bad]} is not in the block "
+                "data_optics; add it there."
             )
         self._row_of_group = row
 
@@ -223,6 +261,12 @@ class _Columns:
         detector, magnification = self.number("rlnDetectorPixelSize"), self.number("rlnMagnification")
         if detector is None or magnification is None:
             return detector
+        bad = np.flatnonzero(magnification <= 0)
+        if len(bad):
+            raise InputError(
+                f"{self.path}, particle row {bad[0] + 1}: rlnMagnification is {magnification[bad[0]]}, but "
+                "it must be positive; correct it."
+            )
         return detector * 1e4 / magnification
 
     def _finite(self, column: "pd.Series[Any]", name: str, row_word: str) -> NDArray[np.float64]:
@@ -230,8 +274,8 @@ class _Columns:
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise InputError(
-                f"{self.path}, {row_word} {bad[0] + 1}: {name} is {column.iloc[bad[0]]}, where a finite number is "
-                f"expected ({len(bad)} such rows); correct or remove them."
+                f"{self.path}, {row_word} {bad[0] + 1}: {name} is {column.iloc[bad[0]]}, where a finite "
+                f"number is expected ({len(bad)} such rows); correct or remove them."
             )
         return values
 
@@ -247,14 +291,14 @@ def _is_tilt_series(
 
 
 def _split_image_name(names: "pd.Series[str]", path: str) -> tuple["pd.Series[str]", NDArray[np.int64]]:
-    """Split 000001@stack into the stack's name and a 0-based index; a name without @ is a file of one image."""
+    """Split 000001@stack into stack name and 0-based index; a name without @ is a file of one image."""
     parts = names.str.partition("@")
     alone = (parts[1] == "").to_numpy(dtype=bool)
     number = np.asarray(pd.to_numeric(parts[0].where(~alone, "1"), errors="coerce"), dtype=np.float64)
     bad = np.flatnonzero(~(number >= 1))
     if len(bad):
         raise InputError(
-            f"{path}, particle row {bad[0] + 1}: rlnImageName is {names.iloc[bad[0]]}, where a number from 1 on, "
-            "@ and the name of a stack are expected."
+            f"{path}, particle row {bad[0] + 1}: rlnImageName is {names.iloc[bad[0]]}, where a number from 1 "
+            "on, @ and the name of a stack are expected."
         )
     return parts[2].where(~alone, names), number.astype(np.int64) - 1

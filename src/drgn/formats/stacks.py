@@ -18,8 +18,8 @@ OPEN_STACKS = 128  # memory maps held at a time: each holds a file descriptor
 def find_stacks(names: list[str], table: str, datadir: str | None) -> list[str | None]:
     """Return for each name written in `table` the absolute path of the stack, or None where there is none.
 
-    A name is tried as it is written (under `datadir`, the working folder, the table's folder and its
-    parents), then with its leading folders taken off one by one (under `datadir` and the table's folder).
+    A name is tried as it is written (under `datadir`, the table's folder, the working folder and the parents
+    of the table's), then with its leading folders taken off one by one (under `datadir` and the table's).
 
     Raises
     ------
@@ -49,15 +49,6 @@ def missing_stack(name: str, table: str, row: int, datadir: str | None) -> Input
         f"{table}, particle row {row + 1}: the image stack {name} was not found (looked in "
         f"{', '.join(folders)}); set dataset.datadir=FOLDER to the folder that holds it."
     )
-
-
-def check_length(path: str, n: int, largest_index: int, table: str, row: int) -> None:
-    """Raise an InputError when `table` asks at `row` (0-based) for an image beyond the end of a stack."""
-    if largest_index >= n:
-        raise InputError(
-            f"{table}, particle row {row + 1}: image {largest_index + 1} is asked for, but the stack {path} "
-            f"has {n} images; is it the stack that the table was made for?"
-        )
 
 
 class ImageReader:
@@ -101,11 +92,17 @@ class ImageReader:
                     f"{reader.header.path} has images of {box} pixels, others of the same table have "
                     f"{images.shape[-1]}; bring them to one box and pixel size first."
                 )
-            images[places] = reader.read(self._index[rows[places]])
+            wanted = self._index[rows[places]]
+            if wanted.max() >= reader.n:
+                raise InputError(
+                    f"{reader.header.path} has {reader.n} images, but image {wanted.max() + 1} is asked for; "
+                    "is it the stack that the table was made for?"
+                )
+            images[places] = reader.read(wanted)
         return np.empty((0, 0, 0), dtype=np.float32) if images is None else images
 
     def _reader(self, stack: int) -> StackReader:
-        reader = self._open.pop(stack, None) or StackReader(self._paths[stack])
+        reader = self._open.pop(stack) if stack in self._open else StackReader(self._paths[stack])
         self._open[stack] = reader  # the last used is last
         if len(self._open) > OPEN_STACKS:
             del self._open[next(iter(self._open))]
@@ -123,8 +120,7 @@ def _places(name: str, table: str, datadir: str | None) -> Iterator[Path]:
     else:
         if datadir is not None:
             yield Path(datadir) / written
-        yield Path.cwd() / written
-        for folder in (beside, *beside.parents):
+        for folder in (beside, Path.cwd(), *beside.parents):
             yield folder / written
     for skipped in range(1, len(written.parts)):
         shorter = Path(*written.parts[skipped:])

@@ -4,6 +4,7 @@ import linecache
 import os
 import shlex
 
+import numpy as np
 import pandas as pd
 import starfile
 
@@ -50,15 +51,16 @@ def read_blocks(path: str | os.PathLike[str]) -> dict[str, pd.DataFrame]:
         str(block): frame if isinstance(frame, pd.DataFrame) else pd.DataFrame([frame])
         for block, frame in read.items()
     }
-    # a row with too few values is filled up with NaN from its end
-    if any(len(frame) and frame.iloc[:, -1].isna().any() for frame in blocks.values()):
+    # a row with too few values is filled up from its end, with NaN or empty text
+    if any(len(frame) and frame.iloc[:, -1].isin([np.nan, ""]).any() for frame in blocks.values()):
         _check_rows(name)
     return blocks
 
 
 def write_blocks(path: str | os.PathLike[str], blocks: dict[str, pd.DataFrame]) -> None:
     """Write blocks in order; floats with the digits that give the same number back."""
-    text = starfile.to_string(blocks, float_format=None, sep=" ", na_rep="nan")
+    # starfile cannot quote a text that holds the separator; star files may be separated by tabs
+    text = starfile.to_string(blocks, float_format=None, sep="\t", na_rep="nan")
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -59,7 +59,7 @@ class Source:
     rows : the original rows (a frame of a star file, a record array of a .cs), in step with the table
     blocks : star only: every block of the file by name, in order; the particle block is empty here
     particle_block : star only: name of the block that `rows` belongs to
-    replaced : "poses" and "ctf" where the caller's values took the place of the file's
+    replaced : whether poses, CTF or pixel size were given in place of those of the file
     """
 
     path: str
@@ -68,7 +68,7 @@ class Source:
     rows: Any = None
     blocks: dict[str, pd.DataFrame] = field(default_factory=dict)
     particle_block: str = ""
-    replaced: tuple[str, ...] = ()
+    replaced: bool = False
 
 
 @dataclass(eq=False)
@@ -104,10 +104,11 @@ def build_table(n: int, columns: dict[str, Any]) -> pd.DataFrame:
 
 def check_finite(values: NDArray[np.float64], path: str, column: str) -> None:
     """Raise an InputError that names the first row (counted from 1) where `values` is NaN or infinite."""
-    bad = ~np.isfinite(values)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
+    rows = values.reshape(len(values), -1)
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        worst = rows[bad[0]]
         raise InputError(
-            f"{path}, particle row {row + 1}: {column} is {values.reshape(len(values), -1)[row, 0]}, "
-            f"where a finite number is expected ({int(bad.sum())} such rows); correct or remove them."
+            f"{path}, particle row {bad[0] + 1}: {column} is {worst[~np.isfinite(worst)][0]}, where a finite "
+            f"number is expected ({len(bad)} such rows); correct or remove them."
         )
