@@ -30,13 +30,12 @@ def test_density_is_centred_in_x_y_z_and_sums_to_the_weight(size):
 
 
 @pytest.mark.parametrize("size", [24, 25])
-def test_fourier_is_the_transform_of_the_density(size):
-    phantom = toy_molecule(0.5, attached=True)
-    phantom = GaussianPhantom(phantom.centre_A, phantom.sigma_A * 1.6, phantom.weight)  # 8 A at 8 A / px
+def test_fourier_is_the_transform_of_the_density(molecule, size):
+    phantom = GaussianPhantom(molecule.centre_A, molecule.sigma_A * 3.2, molecule.weight)  # 8 A at 8 A / px
     lattice = half_lattice(size, 3)
     transform = lattice.gather(fourier.fft(phantom.density(size, 8.0), 3))
     exact = phantom.fourier(lattice.frequencies.double() / 8.0)
-    assert exact.abs().max() > 50
+    assert exact.abs().max() > 0.4 * phantom.weight.sum()
     torch.testing.assert_close(transform, exact, atol=1.0, rtol=0)  # aliasing at Nyquist
     low = len(half_lattice(size, 3, size / 4))
     torch.testing.assert_close(transform[:low], exact[:low], atol=2e-3, rtol=0)
@@ -52,37 +51,43 @@ def test_rotated_turns_points_as_the_conventions_say():
     torch.testing.assert_close(_blob(point.tolist()).rotated(rotation).centre_A[0], rotation @ point)
 
 
-def test_the_arm_turns_by_sixty_degrees_about_a_hinge_and_nothing_else_moves():
+def test_the_arm_turns_rigidly_and_evenly_about_a_hinge_and_nothing_else_moves():
     start, middle, end = (toy_molecule(m, attached=True).centre_A for m in (0.0, 0.5, 1.0))
     moved = (end - start).norm(dim=1) > 1e-9
-    assert moved.sum() == 24
+    assert 15 < moved.sum() < len(moved) / 2
     assert torch.equal(moved, (middle - start).norm(dim=1) > 1e-9)
-    # the rigid motion that carries the arm (Kabsch)
-    a, b = (x[moved] - x[moved].mean(0) for x in (start, end))
-    u, _, vh = torch.linalg.svd(b.T @ a)
-    sign = torch.diag(torch.tensor([1.0, 1.0, torch.linalg.det(u @ vh)], dtype=torch.float64))
-    turn = u @ sign @ vh
-    torch.testing.assert_close(a @ turn.T, b)
-    assert angle_deg(turn, torch.eye(3).double()).item() == pytest.approx(60.0)
-    hinge = torch.tensor([26.0, 4.0, 0.0], dtype=torch.float64)
-    torch.testing.assert_close((start[moved] - hinge).norm(dim=1), (end[moved] - hinge).norm(dim=1))
+
+    def turn(a, b):
+        """Return the rotation that carries one set of points to the other (Kabsch), and its shift."""
+        a_mean, b_mean = a.mean(0), b.mean(0)
+        u, _, vh = torch.linalg.svd((b - b_mean).T @ (a - a_mean))
+        hand = torch.diag(torch.tensor([1.0, 1.0, torch.linalg.det(u @ vh)], dtype=torch.float64))
+        rotation = u @ hand @ vh
+        torch.testing.assert_close((a - a_mean) @ rotation.T + b_mean, b)  # rigid
+        return rotation, b_mean - rotation @ a_mean
+
+    half, half_shift = turn(start[moved], middle[moved])
+    whole, whole_shift = turn(start[moved], end[moved])
+    torch.testing.assert_close(half @ half, whole)
+    torch.testing.assert_close(half @ half_shift + half_shift, whole_shift)  # about the same axis
+    assert angle_deg(whole, torch.eye(3).double()) > 45
 
 
 def test_the_lobe_detaches():
     whole, without = toy_molecule(0.3, attached=True), toy_molecule(0.3, attached=False)
-    assert len(whole.weight) - len(without.weight) == 20
+    assert 10 < len(whole.weight) - len(without.weight) < len(without.weight) / 2
     torch.testing.assert_close(whole.centre_A[: len(without.weight)], without.centre_A)
 
 
-def test_the_molecule_is_about_110_A_and_chiral():
-    centre = toy_molecule(0.5, attached=True).centre_A
-    assert 85 < torch.pdist(centre).max() < 100  # and two sigma of 5 A on either side
+@pytest.mark.parametrize("motion", [0.0, 0.5, 1.0])
+def test_the_molecule_fits_a_box_of_192_A_and_is_chiral(motion):
+    centre = toy_molecule(motion, attached=True).centre_A
+    assert 80 < torch.pdist(centre).max() < 140
+    assert centre.norm(dim=1).max() < 96 - 3 * 5  # three sigma of 5 A
     # a set of points that equals its mirror image has no triple moment along its principal axes
     x = centre - centre.mean(0)
-    axes = torch.linalg.eigh(x.T @ x).eigenvectors
-    x = x @ axes
-    triple = (x[:, 0] * x[:, 1] * x[:, 2]).mean() / x.norm(dim=1).mean() ** 3
-    assert triple.abs() > 0.02
+    x = x @ torch.linalg.eigh(x.T @ x).eigenvectors
+    assert (x.prod(1).mean() / x.norm(dim=1).mean() ** 3).abs() > 0.01
 
 
 def test_the_same_seed_is_the_same_molecule():

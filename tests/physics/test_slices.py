@@ -38,7 +38,7 @@ def test_projection_slice_theorem(molecule, size):
     torch.testing.assert_close(
         lattice.gather(fourier.fft(projection, 2)), molecule.fourier(plane), atol=0.05, rtol=0
     )
-    assert molecule.fourier(plane).abs().max() > 80  # of 104 blobs
+    assert molecule.fourier(plane).abs().max() > 0.5 * molecule.weight.sum()
 
 
 @pytest.mark.parametrize("size", [48, 49])
