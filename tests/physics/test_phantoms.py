@@ -84,10 +84,13 @@ def test_the_molecule_fits_a_box_of_192_A_and_is_chiral(motion):
     centre = toy_molecule(motion, attached=True).centre_A
     assert 80 < torch.pdist(centre).max() < 140
     assert centre.norm(dim=1).max() < 96 - 3 * 5  # three sigma of 5 A
-    # a set of points that equals its mirror image has no triple moment along its principal axes
+    # along its principal axes, the molecule overlaps none of its four mirror images well
     x = centre - centre.mean(0)
     x = x @ torch.linalg.eigh(x.T @ x).eigenvectors
-    assert (x.prod(1).mean() / x.norm(dim=1).mean() ** 3).abs() > 0.01
+    flips = torch.tensor([[-1, 1, 1], [1, -1, 1], [1, 1, -1], [-1, -1, -1]], dtype=torch.float64)
+    overlap = [torch.exp(-(torch.cdist(x, x * flip) ** 2) / (4 * 5.0**2)).sum() for flip in flips]
+    itself = torch.exp(-(torch.cdist(x, x) ** 2) / (4 * 5.0**2)).sum()
+    assert max(overlap) < 0.9 * itself
 
 
 def test_the_same_seed_is_the_same_molecule():
