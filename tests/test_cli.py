@@ -195,6 +195,25 @@ def test_a_conf_folder_of_ones_own_adds_choices(fake, tmp_path):
     assert "zdim: 77" in fake("--config-dir", "my", "latent=wide", "--cfg", "job").stdout
 
 
+@pytest.mark.full
+def test_the_processes_of_a_distributed_sweep_belong_to_their_own_job(tmp_path):
+    body = """
+    import pytorch_lightning as pl
+    from pytorch_lightning.demos.boring_classes import BoringModel
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", fast_dev_run=True, logger=False)
+    trainer.fit(BoringModel())
+    Path(f"zdim{latent['zdim']}_process{trainer.global_rank}").write_text(str(output))
+"""
+    start, end = FAKE.index("    if epochs == 13"), FAKE.index("main = command")
+    (tmp_path / "fake.py").write_text(FAKE[:start] + body + FAKE[end:])
+    result = run("-m", "fake", "-m", "latent.zdim=2,4", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    folder = {p.name: p.read_text() for p in tmp_path.glob("zdim*")}
+    assert len(folder) == 4
+    assert folder["zdim2_process0"] == folder["zdim2_process1"]
+    assert folder["zdim4_process0"] == folder["zdim4_process1"] != folder["zdim2_process0"]
+
+
 @pytest.mark.parametrize("number", ["10028", "10049", "10076", "10180"])
 def test_absent_images_are_told_in_one_sentence(number, tmp_path):
     sizes = {"10028": "54.6 GB", "10049": "16.0 GB", "10076": "54.0 GB", "10180": "134 GB"}

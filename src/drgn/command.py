@@ -94,6 +94,7 @@ def _run(function: Callable[..., Any], verb: str) -> None:
     mistakes: list[InputError] = []
 
     def job(config: Any) -> Any:
+        environment = dict(os.environ)
         try:
             try:
                 options = _plain(config)
@@ -108,6 +109,8 @@ def _run(function: Callable[..., Any], verb: str) -> None:
                 raise
             mistakes.append(error)  # kept back, since Hydra would print more than the one sentence
             return None
+        finally:
+            _leave_distributed(environment)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on as they are instead of printing them
     entry = hydra.main(config_path=str(CONF), config_name=verb, version_base=_VERSION_BASE)(job)
@@ -188,6 +191,16 @@ def _narrow_argv(options: Mapping[str, Any], config_dir: str | None) -> None:
     if options.get("output") is not None:
         words.append(f"output={_quote(str(options['output']))}")
     sys.argv[1:] = [*(["--config-dir", config_dir] if config_dir else []), *words]
+
+
+def _leave_distributed(environment: Mapping[str, str]) -> None:
+    """Undo what Lightning leaves in the process after a distributed job: the next one starts its own."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 def _compose(verb: str, overrides: Sequence[str], config_dir: str | None = None) -> Any:
