@@ -5,8 +5,8 @@
 
 Prints and writes analysis/score.json. spearman_NAME says how well the latents order the particles by a true
 coordinate (the absolute Spearman correlation; with more than one latent dimension the coordinate is first
-read from each particle's 20 nearest neighbours in the latent space). ari_NAME says how well a mixture of
-Gaussians fitted to the latents recovers true classes (adjusted Rand index). 1 is perfect, 0 is chance.
+read from each particle's 20 nearest neighbours in the latent space). ari_NAME says how well classes found in
+the latents by a mixture of Gaussians are the true ones (adjusted Rand index). 1 is perfect, 0 is chance.
 """
 
 import json

@@ -54,3 +54,15 @@ def test_fsc_area_orders_maps_by_likeness():
     assert metrics.fsc_area(volume, 3 * volume) == pytest.approx(1, abs=1e-4)
     near, far = (metrics.fsc_area(volume, volume + amount * noise) for amount in (0.5, 3))
     assert 1 > near > far > metrics.fsc_area(volume, noise)
+
+
+def test_truth_scores_by_kind_of_column():
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    motion, attached = rng.uniform(-10, 10, 300), rng.integers(0, 2, 300)
+    z = np.stack([motion, 5.0 * attached + 0.1 * rng.normal(size=300)], axis=1)
+    truth = pd.DataFrame({"motion": motion, "attached": attached, "one": 1.0, "same": 0})
+    scores = metrics.truth_scores(z, truth, seed=0)
+    assert list(scores) == ["spearman_motion", "ari_attached"]  # a column that does not vary has no score
+    assert min(scores.values()) > 0.99

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drgn.analysis.clusters import gaussian_mixture
+from drgn.analysis.clusters import merged_mixture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,11 +67,11 @@ def adjusted_rand(labels: np.ndarray, truth: np.ndarray) -> float:
     return float(adjusted_rand_score(truth, labels))
 
 
-def mixture_rand(z: np.ndarray, truth: np.ndarray, seed: int, n: int = 2) -> float:
-    """Adjusted Rand index between a Gaussian mixture fitted to the latents and true classes.
+def mixture_rand(z: np.ndarray, truth: np.ndarray, seed: int) -> float:
+    """Adjusted Rand index between classes found in the latents and true classes.
 
-    The mixture (n components, full covariances) is fitted without the truth. It is used instead of k-means
-    because motion and class share one latent, so that a class is an elongated cloud.
+    As many classes as the truth has are found without it, by `clusters.merged_mixture`. It is used instead of
+    k-means because motion and class share one latent, so that a class is an elongated, bent cloud.
 
     Parameters
     ----------
@@ -79,8 +79,10 @@ def mixture_rand(z: np.ndarray, truth: np.ndarray, seed: int, n: int = 2) -> flo
         (N, Z) latents.
     truth
         (N,) true classes.
+    seed
+        Seed of the mixture.
     """
-    return adjusted_rand(gaussian_mixture(z, seed, n).labels, truth)
+    return adjusted_rand(merged_mixture(z, len(np.unique(truth)), seed).labels, truth)
 
 
 def truth_scores(z: np.ndarray, truth: pd.DataFrame, seed: int) -> dict[str, float]:
@@ -91,8 +93,8 @@ def truth_scores(z: np.ndarray, truth: pd.DataFrame, seed: int) -> dict[str, flo
     z
         (N, Z) latents, Z >= 1.
     truth
-        N rows; a column of floating-point numbers is a coordinate and gives `spearman_NAME`, a column of
-        whole numbers is a class and gives `ari_NAME`, by a mixture of as many Gaussians as there are classes.
+        N rows; a column of floating-point numbers is a coordinate and gives `spearman_NAME`, one of whole
+        numbers is a class and gives `ari_NAME`, by a mixture of as many Gaussians as there are classes.
     seed
         Seed of the mixtures.
     """
@@ -101,8 +103,8 @@ def truth_scores(z: np.ndarray, truth: pd.DataFrame, seed: int) -> dict[str, flo
         values = column.to_numpy()
         if values.dtype.kind == "f" and np.ptp(values) > 0:
             scores[f"spearman_{name}"] = spearman(z, values)
-        elif values.dtype.kind in "iub" and (n := len(np.unique(values))) > 1:
-            scores[f"ari_{name}"] = mixture_rand(z, values, seed, n)
+        elif values.dtype.kind in "iub" and np.ptp(values) > 0:
+            scores[f"ari_{name}"] = mixture_rand(z, values, seed)
     return scores
 
 

@@ -245,9 +245,8 @@ def _scatter(panel: Axes, coordinates: np.ndarray, colours: np.ndarray):  # noqa
     """Points drawn in a shuffled order, so that no class covers the others; smaller when there are more."""
     order = np.random.default_rng(0).permutation(len(coordinates))
     size = float(np.clip(30000 / max(len(coordinates), 1), 0.6, 16))
-    return panel.scatter(
-        *coordinates[order].T, c=colours[order], s=size, alpha=0.7, linewidths=0, cmap="viridis"
-    )
+    scale = {"cmap": "viridis"} if colours.ndim == 1 else {}
+    return panel.scatter(*coordinates[order].T, c=colours[order], s=size, alpha=0.7, linewidths=0, **scale)
 
 
 def _number(panel: Axes, points: np.ndarray, colours: np.ndarray) -> None:

@@ -102,7 +102,8 @@ def from_file(path: Path, zdim: int) -> np.ndarray:
         if path.suffix == ".npy":
             points = np.load(path, allow_pickle=False)
         else:
-            points = np.loadtxt(path, ndmin=2, delimiter="," if "," in path.read_text() else None)
+            lines = [line for line in path.read_text().replace(",", " ").splitlines() if line.strip()]
+            points = np.loadtxt(lines, ndmin=2) if lines else np.zeros((0, zdim))
         points = np.asarray(points, np.float32)
     except (ValueError, OSError, UnicodeDecodeError) as error:
         raise InputError(

@@ -6,8 +6,9 @@ say (P14) is said where it would be misread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,26 +18,45 @@ from drgn.analysis.embedding import PCA, UMAP, counts_along
 from drgn.analysis.report import Picture, Section, Table
 from drgn.analysis.volumes import VolumeFiles
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from drgn.run import Run
+
 _SHARED_LEVEL = (
     "All maps are contoured at one level (half the 99.99th percentile of the density) and drawn in one "
     "frame, so a part that is missing or fainter in one of them is missing or fainter in the model."
 )
 
-
-def summary(rows: Sequence[tuple[str, str]]) -> Section:
-    """What was analysed: name and value."""
-    return Section("Data and training", [], tables=[Table([], rows)])
+_TRAINING, _HELD_OUT = "training particles", "held-out particles"
+_LOSSES = {"loss": "loss", "reconstruction error": "reconstruction", "KL divergence": "kl"}
 
 
-def learning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], folder: Path) -> Section:
-    """Learning curves."""
-    path = plots.learning_curve(panels, folder / "learning_curve.png")
-    caption = (
-        "Loss after each pass through the images. Held-out particles are never trained on: when their "
-        "curve rises while the training curve still falls, the model has begun to memorise noise, and a "
-        "smaller model or fewer epochs will do better. The first point may lie above the frame."
-    )
-    return Section("Learning curve", [], [Picture(path, caption, min(100, 50 * len(panels)))])
+def data_and_training(run: Run, folder: Path) -> list[Section]:
+    """What was trained on what, and how the losses went."""
+    particles = run.particles()
+    rows = [
+        ("particles", f"{len(particles):,} from {particles.source.path}"),
+        ("training box", f"{run.box_size} pixels of {run.pixel_size_A:.4g} Å"),
+        ("latent dimensions", str(run.model().zdim)),
+    ]
+    losses = _losses(run.metrics())
+    for title, lines in losses.items():
+        epoch, value = lines.get(_HELD_OUT, lines[next(iter(lines))])
+        best = int(np.nanargmin(value))
+        rows.append((f"best {title}", f"{value[best]:.5g} after epoch {epoch[best]:.0f} of {epoch[-1]:.0f}"))
+        break
+    sections = [Section("Data and training", [], tables=[Table([], rows)])]
+    if losses:
+        caption = (
+            "Losses after each pass through the images. Held-out particles are never trained on: when their "
+            "curve rises while the training curve still falls, the model has begun to memorise noise, and a "
+            "smaller model or fewer epochs will do better. The first point may lie above the frame."
+        )
+        path = plots.learning_curve(losses, folder / "learning_curve.png")
+        picture = Picture(path, caption, min(100, 50 * len(losses)))
+        sections.append(Section("Learning curve", [], [picture]))
+    return sections
 
 
 def latent_pca(pca: PCA, clusters: Clusters, folder: Path) -> Section:
@@ -211,6 +231,18 @@ def truth(scores: Mapping[str, float], pca: PCA, columns: Mapping[str, np.ndarra
         "this section only."
     ]
     return Section("Compared with the truth", text, shown, [Table(("score", "value", "meaning"), rows)])
+
+
+def _losses(metrics: pd.DataFrame) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Bring the logged losses into panels of lines: {title: {set of particles: (epochs, values)}}."""
+    panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    for title, name in _LOSSES.items():
+        for line, prefix in ((_TRAINING, "train"), (_HELD_OUT, "heldout")):
+            column = f"{prefix}/{name}"
+            if column in metrics and np.ptp(logged := metrics[column].dropna()) > 0:
+                epoch = metrics.loc[logged.index, "epoch"].to_numpy()
+                panels.setdefault(title, {})[line] = (epoch, logged.to_numpy())
+    return panels
 
 
 def _file(volumes: VolumeFiles | None, i: int, root: Path) -> str:

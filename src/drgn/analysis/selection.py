@@ -63,7 +63,7 @@ def read_labels(path: Path, key: np.ndarray) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             known, label = file["key"], file["label"]
     except (ValueError, OSError, KeyError, EOFError, BadZipFile):
         raise InputError(

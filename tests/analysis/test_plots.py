@@ -1,0 +1,79 @@
+"""Every picture is a PNG with something in it, and shows other data as another picture."""
+
+import numpy as np
+import pytest
+
+from drgn.analysis import pictures, plots
+from drgn.analysis.clusters import kmeans
+
+RNG = np.random.default_rng(0)
+CLOUD = RNG.normal(size=(200, 2))
+EPOCHS = np.arange(1, 6)
+
+
+def loss(scale):
+    return {"loss": {"training": (EPOCHS, scale / EPOCHS), "held out": (EPOCHS, scale / EPOCHS + 0.1)}}
+
+
+def blobs(shift):
+    z, y, x = np.mgrid[:16, :16, :16] - 8
+    return [np.exp(-((x - dx) ** 2 + y**2 + z**2) / 8).astype(np.float32) for dx in (0, shift)]
+
+
+CASES = {
+    "latent_map": lambda path, i: plots.latent_map(CLOUD * [1, 1 + i], ("a", "b"), path),
+    "latent_map with clusters": lambda path, i: plots.latent_map(
+        CLOUD, ("a", "b"), path, kmeans(CLOUD, 4 + 5 * i, seed=0)
+    ),
+    "latent_columns": lambda path, i: plots.latent_columns(
+        CLOUD, ("a", "b"), {"x": CLOUD[:, i], "class": (CLOUD[:, i] > 0).astype(int)}, path
+    ),
+    "histogram": lambda path, i: plots.histogram(CLOUD[:, i], np.array([-1.0, 0, 1]), path),
+    "explained_variance": lambda path, i: plots.explained_variance(np.array([0.6 + 0.2 * i, 0.2]), path),
+    "learning_curve": lambda path, i: plots.learning_curve(loss(1 + i), path),
+    "fsc_curve": lambda path, i: plots.fsc_curve({"map": np.linspace(1, -0.3 * i, 9)}, 2.0, path),
+    "montage": lambda path, i: pictures.montage(blobs(4 * i + 1), ["a", "b"], path),
+    "orthogonal": lambda path, i: pictures.orthogonal(blobs(4)[i], 2.0, path),
+    "slices": lambda path, i: pictures.slices(blobs(3 * i + 1), ["a", "b"], 2.0, path),
+}
+
+
+@pytest.mark.parametrize("draw", CASES.values(), ids=CASES.keys())
+def test_pictures_show_their_data(tmp_path, draw):
+    from matplotlib.image import imread
+
+    seen = [imread(draw(tmp_path / f"{i}.png", i)) for i in (0, 1)]
+    for picture in seen:
+        assert picture[..., :3].std() > 0.01  # not one flat colour
+        assert min(picture.shape[:2]) > 200
+    assert seen[0].shape != seen[1].shape or np.abs(seen[0] - seen[1]).mean() > 1e-4
+    assert not list(tmp_path.glob(".*"))  # no temporary file left
+
+
+def test_colours_of_classes_are_distinct():
+    colours = plots.label_colours(21)
+    distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + np.eye(21)
+    assert distance.min() > 0.1
+    assert plots.label_colours(30).shape == (30, 3)
+
+
+def test_spread_leaves_room_and_moves_no_more_than_needed():
+    points = np.array([[0.0, 0], [0, 0], [1, 0], [100, 100]])
+    place = plots._spread(points, apart=10)
+    distance = np.linalg.norm(place[:, None] - place[None], axis=-1) + np.diag(np.full(4, np.inf))
+    assert distance.min() > 9.5
+    np.testing.assert_allclose(place[3], [100, 100], atol=0.01)
+
+
+@pytest.mark.parametrize("size", [15, 16])
+def test_slices_are_those_of_the_views(size):
+    from drgn.analysis.render import VIEWS
+
+    volume = RNG.normal(size=(size,) * 3)
+    c = size // 2
+    offset = 3
+    for view in VIEWS.values():
+        towards, up, right = view[2], view[1], view[0]
+        turned = pictures._turned(volume, view)
+        x, y, z = c + offset * right + 2 * up + towards
+        assert turned[c + 1, c + 2, c + offset] == volume[z, y, x]
