@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from drgn.models.encoders import Observation
+
 
 class Posterior(NamedTuple):
     """A diagonal Gaussian over the latent of each image.
@@ -33,7 +35,7 @@ class VAELatent(nn.Module):
     Parameters
     ----------
     encoder
-        Module from features (B, P, 2) to mean and log-variance.
+        Module from an Observation to mean (B, Z) and log-variance (B, Z).
     zdim
         Z.
     """
@@ -43,9 +45,9 @@ class VAELatent(nn.Module):
         self.encoder = encoder
         self.zdim = zdim
 
-    def forward(self, features: Tensor, row: Tensor) -> Posterior:
-        """Posterior of images given as features (B, P, 2); `row` (B,) is not used."""
-        return Posterior(*self.encoder(features))
+    def forward(self, seen: Observation) -> Posterior:
+        """Posterior of each image."""
+        return Posterior(*self.encoder(seen))
 
 
 class TableLatent(nn.Module):
@@ -67,9 +69,9 @@ class TableLatent(nn.Module):
         nn.init.normal_(self.mean.weight, std=0.01)
         nn.init.constant_(self.logvar.weight, -2.0)
 
-    def forward(self, features: Tensor, row: Tensor) -> Posterior:
-        """Posterior of particles `row` (B,); `features` are not used."""
-        return Posterior(self.mean(row), self.logvar(row))
+    def forward(self, seen: Observation) -> Posterior:
+        """Posterior of each particle, whatever its image."""
+        return Posterior(self.mean(seen.row), self.logvar(seen.row))
 
 
 class NoLatent(nn.Module):
@@ -77,6 +79,6 @@ class NoLatent(nn.Module):
 
     zdim = 0
 
-    def forward(self, features: Tensor, row: Tensor) -> None:
+    def forward(self, seen: Observation) -> None:
         """There is no latent."""
         return None

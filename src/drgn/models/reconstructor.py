@@ -5,6 +5,7 @@ from typing import NamedTuple, TypedDict
 import torch
 from torch import Tensor, nn
 
+from drgn.models.encoders import Observation
 from drgn.models.latents import Posterior
 from drgn.models.losses import Loss
 from drgn.physics import fourier, imaging
@@ -56,14 +57,14 @@ class Reconstructor(nn.Module):
     decoder
         (coordinates (B, P, 3), z (B, Z) or None) -> (B, P, 2).
     latent
-        (features (B, P, 2), row (B,)) -> Posterior or None; has `zdim`.
+        Observation -> Posterior or None; has `zdim`.
     pose
         (row, rotation, shift_px) -> (rotation, shift_px).
     loss
         (residual, kl, images_seen) -> Loss.
     amplitude
         (P,) expected root-mean-square of the signal's transform at each frequency of the image lattice, in
-        units of the noise: the decoder's output is multiplied by it, the encoder's input divided.
+        units of the noise: the decoder's output is multiplied by it.
     density_scale
         What turns the decoder's units into the grey values of the particle images (per voxel).
     """
@@ -105,26 +106,28 @@ class Reconstructor(nn.Module):
         out = self.decoder(folded, z).float()
         return torch.complex(out[..., 0], out[..., 1] * sign) * amplitude
 
+    def _transfer(self, batch: Batch, shift_px: Tensor) -> tuple[Tensor, Tensor]:
+        return imaging.transfer(self.frequencies, batch["pixel_size_A"], batch["ctf_parameters"], shift_px)
+
+    def _infer(self, batch: Batch, rotation: Tensor, contrast: Tensor, phase: Tensor) -> Posterior | None:
+        seen = Observation(
+            row=batch["row"],
+            centred=imaging.matched_filter(batch["image"], contrast, phase, batch["premultiplied"]),
+            weight=contrast.square(),
+            rotation=rotation,
+        )
+        return self.latent(seen)
+
     def posterior(self, batch: Batch) -> Posterior | None:
         """Infer the latent of each image."""
-        _, shift_px = self.pose(batch["row"], batch["rotation"], batch["shift_px"])
-        contrast, phase = imaging.transfer(
-            self.frequencies, batch["pixel_size_A"], batch["ctf_parameters"], shift_px
-        )
-        return self._posterior(batch, contrast, phase)
-
-    def _posterior(self, batch: Batch, contrast: Tensor, phase: Tensor) -> Posterior | None:
-        centred = imaging.matched_filter(batch["image"], contrast, phase, batch["premultiplied"])
-        features = torch.view_as_real(centred * (self.amplitude / (1 + self.amplitude**2)))
-        return self.latent(features, batch["row"])
+        rotation, shift_px = self.pose(batch["row"], batch["rotation"], batch["shift_px"])
+        return self._infer(batch, rotation, *self._transfer(batch, shift_px))
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict the images of a batch, with a drawn latent in training and its mean otherwise."""
         rotation, shift_px = self.pose(batch["row"], batch["rotation"], batch["shift_px"])
-        contrast, phase = imaging.transfer(
-            self.frequencies, batch["pixel_size_A"], batch["ctf_parameters"], shift_px
-        )
-        posterior = self._posterior(batch, contrast, phase)
+        contrast, phase = self._transfer(batch, shift_px)
+        posterior = self._infer(batch, rotation, contrast, phase)
         z = None
         if posterior is not None:
             z = posterior.sample() if self.training else posterior.mean

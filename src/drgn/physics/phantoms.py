@@ -65,21 +65,21 @@ def toy_molecule(motion: float, attached: bool, seed: int = 7) -> GaussianPhanto
     Parameters
     ----------
     motion
-        0 to 1: the arm turns by 0 to 60 degrees about a hinge at the edge of the body.
+        0 to 1: the arm turns by 0 to 90 degrees about a hinge at the edge of the body.
     attached
         Whether the lobe is there.
     seed
         Of the arrangement of the blobs; the same seed is the same molecule.
     """
     generator = torch.Generator().manual_seed(seed)
-    body = _blobs(generator, 60, (0.0, 0.0, 0.0), (32.0, 26.0, 20.0))
-    arm = _blobs(generator, 24, (26.0, 26.0, 0.0), (10.0, 26.0, 9.0))
-    lobe = _blobs(generator, 20, (-36.0, 4.0, 18.0), (14.0, 14.0, 14.0))
-    hinge = torch.tensor([26.0, 4.0, 0.0], dtype=torch.float64)
-    angle = torch.tensor(math.radians(60.0 * motion - 30.0), dtype=torch.float64)
+    body = _blobs(generator, 44, (0.0, -12.0, 0.0), (32.0, 20.0, 20.0))
+    arm = _blobs(generator, 36, (22.0, 38.0, 0.0), (10.0, 34.0, 10.0))
+    lobe = _blobs(generator, 40, (-38.0, 16.0, 10.0), (20.0, 20.0, 20.0))
+    hinge = torch.tensor([22.0, 4.0, 0.0], dtype=torch.float64)
+    angle = torch.tensor(math.radians(90.0 * motion - 45.0), dtype=torch.float64)
     c, s = angle.cos(), angle.sin()
     zero, one = torch.zeros_like(c), torch.ones_like(c)
-    # about an axis in the plane of z and x, so that the motion leaves every coordinate plane
+    # about the x axis
     turn = torch.stack([one, zero, zero, zero, c, -s, zero, s, c]).reshape(3, 3)
     arm = (arm - hinge) @ turn.T + hinge
     parts = [body, arm, lobe] if attached else [body, arm]

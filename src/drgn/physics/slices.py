@@ -6,7 +6,7 @@ from torch import Tensor
 from drgn.physics import fourier
 
 
-def _corners(coordinates: Tensor, box_size: int) -> tuple[Tensor, Tensor]:
+def corners(coordinates: Tensor, box_size: int) -> tuple[Tensor, Tensor]:
     """Flat indices (8, M) and trilinear weights (8, M) of the voxels around frequencies (M, 3) (x, y, z)."""
     position = coordinates * box_size + box_size // 2
     low = position.floor()
@@ -38,7 +38,7 @@ def extract(transform: Tensor, coordinates: Tensor) -> Tensor:
     Tensor
         (...) complex.
     """
-    index, weight = _corners(coordinates.reshape(-1, 3), transform.shape[-1])
+    index, weight = corners(coordinates.reshape(-1, 3), transform.shape[-1])
     values = (transform.flatten()[index] * weight).sum(0)
     return values.reshape(coordinates.shape[:-1])
 
@@ -65,7 +65,7 @@ def insert(values: Tensor, weights: Tensor, coordinates: Tensor, box_size: int) 
     total = values.new_zeros(box_size**3)
     total_weight = weights.new_zeros(box_size**3)
     for sign in (1, -1):
-        index, weight = _corners(sign * coordinates, box_size)
+        index, weight = corners(sign * coordinates, box_size)
         mate = values if sign == 1 else values.conj()
         for i, w in zip(index, weight, strict=True):
             total.index_add_(0, i, mate * w)

@@ -1,0 +1,179 @@
+"""The one LightningDataModule: a particle file becomes training, held-out and complete batches."""
+
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from drgn.data.dataset import Batches, ParticleDataset
+from drgn.data.prepared import PreparedStack, prepare
+from drgn.errors import InputError
+from drgn.formats.particles import Particles
+from drgn.models.reconstructor import Batch
+
+
+class ParticleDataModule(pl.LightningDataModule):
+    """Particles with poses, as batches.
+
+    Parameters
+    ----------
+    name
+        Names the data set in the run folder.
+    particles
+        .star, .cs, .mrcs or .txt.
+    poses, ctf, datadir, indices, pixel_size_A, data_sign, ctf_premultiplied
+        As in `formats.particles.Particles.from_file`.
+    box_size
+        Training box in pixels; None keeps the box of the images.
+    window
+        Soft round window on the images.
+    batch_size
+        Images per step and process.
+    heldout_fraction
+        Share of the particles never trained on. Images of one physical particle stay together.
+    seed
+        Of the split and of the order.
+    cache
+        Folder of the prepared stacks.
+    workers
+        Processes that read batches; 0 reads in the training process, which a memory map makes fast enough.
+    download
+        What to tell a person whose particle file is not there.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        particles: Path,
+        poses: Path | None = None,
+        ctf: Path | None = None,
+        datadir: Path | None = None,
+        indices: Path | None = None,
+        pixel_size_A: float | None = None,
+        data_sign: float | None = None,
+        ctf_premultiplied: bool | None = None,
+        box_size: int | None = None,
+        window: bool = True,
+        batch_size: int = 8,
+        heldout_fraction: float = 0.05,
+        seed: int = 0,
+        cache: Path = Path("outputs/prepared"),
+        workers: int = 0,
+        download: str | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise InputError(f"dataset.batch_size={batch_size}: expected at least 1")
+        if not 0 <= heldout_fraction < 1:
+            raise InputError(
+                f"dataset.heldout_fraction={heldout_fraction}: expected a share from 0 to below 1"
+            )
+        self.name, self.batch_size, self.seed, self.workers = name, batch_size, seed, workers
+        self.window, self.cache, self.heldout_fraction = window, cache, heldout_fraction
+        self._box_size, self._download, self._path = box_size, download, particles
+        self._options = {
+            "poses": poses,
+            "ctf": ctf,
+            "datadir": datadir,
+            "indices": indices,
+            "pixel_size_A": pixel_size_A,
+            "data_sign": data_sign,
+            "ctf_premultiplied": ctf_premultiplied,
+        }
+
+    @cached_property
+    def particles(self) -> Particles:
+        """The particle table."""
+        if self._download is not None and not self._path.exists():
+            raise InputError(f"{self._path} is not there: {self._download}")
+        return Particles.from_file(self._path, **self._options)  # type: ignore[arg-type]
+
+    @property
+    def box_size(self) -> int:
+        """Training box in pixels; an odd box of the images is cropped by one."""
+        original = self.particles.box_size
+        return self._box_size if self._box_size is not None else original - original % 2
+
+    def prepare_data(self) -> None:
+        """Make the prepared stack where it is not there yet (one process does)."""
+        self._open(_progress_line)
+
+    def _open(self, progress: Callable[[int, int], None] | None = None) -> PreparedStack:
+        return prepare(
+            self.particles,
+            box_size=self.box_size,
+            window=self.window,
+            cache=self.cache,
+            progress=progress,
+        )
+
+    @cached_property
+    def dataset(self) -> ParticleDataset:
+        """The batches of the whole table; the stack must be prepared."""
+        return ParticleDataset(self.particles, self._open())
+
+    @cached_property
+    def rejected(self) -> list[str]:
+        """Keys of the particles whose image is constant or not finite."""
+        return self.particles.table["key"].iloc[self.dataset.stack.meta.rejected].tolist()
+
+    @cached_property
+    def heldout(self) -> NDArray[np.bool_]:
+        """Which rows are held out, (N,)."""
+        groups, group_of_row = np.unique(self.particles.table["group"].to_numpy(str), return_inverse=True)
+        count = round(self.heldout_fraction * len(groups))
+        chosen = np.random.default_rng([self.seed, 1]).permutation(len(groups))[:count]
+        return np.isin(group_of_row, chosen)
+
+    def rows(self, heldout: bool) -> NDArray[np.int64]:
+        """Rows of the held-out or of the training particles, rejected ones left out."""
+        usable = np.ones(len(self.particles), dtype=bool)
+        usable[self.dataset.stack.meta.rejected] = False
+        rows = np.flatnonzero(usable & (self.heldout == heldout))
+        if not heldout and len(rows) == 0:
+            raise InputError(f"{self._path}: no usable image is left for training")
+        return rows
+
+    def _loader(self, rows: NDArray[np.int64], seed: int | None, split: bool = True) -> DataLoader[Batch]:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer and split else (0, 1)
+        # evaluation needs no gradients: larger batches cost nothing
+        size = self.batch_size if seed is not None else max(self.batch_size, 64)
+        sampler = Batches(rows, size, seed, rank, world)
+        return DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled training batches."""
+        return self._loader(self.rows(heldout=False), self.seed)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Held-out batches in order; none where nothing is held out."""
+        rows = self.rows(heldout=True)
+        return self._loader(rows, None) if len(rows) else []
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Every row of the table in order, on every process."""
+        return self._loader(np.arange(len(self.particles)), None, split=False)
+
+
+def _progress_line(done: int, total: int) -> None:
+    """Rewrite one line on a terminal; say only the end elsewhere."""
+    if sys.stderr.isatty():
+        print(
+            f"\rpreparing images: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr
+        )
+    elif done == total:
+        print(f"prepared {total:,} images", file=sys.stderr)
