@@ -23,14 +23,24 @@ if TYPE_CHECKING:
 SURFACE_COLOUR = (0.34, 0.71, 0.91)
 
 
+def telling_view(volumes: Sequence[np.ndarray]) -> str:
+    """Name the view along an axis in which the maps differ most: where their projections vary most."""
+    spread = {}
+    for name, view in VIEWS.items():
+        towards = 2 - int(np.abs(view[2]).argmax())
+        spread[name] = np.var([volume.sum(axis=towards) for volume in volumes], axis=0).sum()
+    return max(spread, key=lambda name: spread[name])
+
+
 def montage(
     volumes: Sequence[np.ndarray],
     titles: Sequence[str],
     path: Path,
+    view: str = "along z",
     colours: np.ndarray | None = None,
     columns: int = 5,
 ) -> Path:
-    """Isosurfaces of several maps side by side, all at one level, in one frame, seen along z.
+    """Isosurfaces of several maps side by side, all at one level, in one frame, seen in one direction.
 
     Parameters
     ----------
@@ -40,6 +50,8 @@ def montage(
         One for each map.
     path
         The PNG to write.
+    view
+        A key of `render.VIEWS`.
     colours
         (M, 3) red, green, blue of each map; one colour for all by default.
     columns
@@ -57,7 +69,7 @@ def montage(
         colours = np.tile(SURFACE_COLOUR, (len(volumes), 1))
 
     def draw(i: int) -> np.ndarray:
-        return isosurface(volumes[i], level, tuple(colours[i]), size_px=260, frame=frame)
+        return isosurface(volumes[i], level, tuple(colours[i]), VIEWS[view], 260, frame)
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # scipy's interpolation runs in parallel
         for i, picture in enumerate(pool.map(draw, range(len(volumes)))):

@@ -158,7 +158,7 @@ def learning_curve(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarra
     Parameters
     ----------
     panels
-        Title to {name of the line: (epochs, values)}.
+        Quantity to {name of the line: (epochs, values)}.
     path
         The PNG to write.
     """
@@ -176,8 +176,7 @@ def learning_curve(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarra
             panel.set_ylim(shown.min() - 0.08 * np.ptp(shown), shown.max() + 0.15 * np.ptp(shown))
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.legend(frameon=False)
-        panel.set_title(title)
-        _dress(panel, "epoch", "loss")
+        _dress(panel, "epoch", title)
     return save(figure, path)
 
 

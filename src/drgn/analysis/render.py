@@ -21,17 +21,34 @@ _FILL_LIGHT = np.array([0.80, -0.10, 0.59])
 
 
 def isosurface_level(volumes: Iterable[np.ndarray]) -> float:
-    """One contour level for a set of maps: half the 99.99th percentile (P23's threshold), median over maps.
+    """One contour level for a set of maps: the median of the levels of the single maps.
 
     One level for all, because a level of its own for each map would hide that a part has lower density in
-    one of them.
+    one of them. A map's own level is the density that best parts its voxels into molecule and solvent (Otsu,
+    IEEE Trans. SMC 9, 62, 1979), raised to four robust standard deviations above the median where noise fills
+    the solvent, but never above half the 99.99th percentile, the threshold of the paper's masks (P23). That
+    threshold alone, made to be dilated, breaks a map apart whose parts differ in density.
 
     Parameters
     ----------
     volumes
         Maps (D, D, D), looked at one by one.
     """
-    return float(np.median([np.percentile(volume, 99.99) / 2 for volume in volumes]))
+    return float(np.median([_level(np.asarray(volume, np.float64)) for volume in volumes]))
+
+
+def _level(volume: np.ndarray) -> float:
+    """Contour level of one map."""
+    counts, edges = np.histogram(volume, bins=1024)
+    middle = (edges[1:] + edges[:-1]) / 2
+    below = np.cumsum(counts)
+    above = volume.size - below
+    total = np.cumsum(counts * middle)
+    parted = (total[-1] * below / volume.size - total) ** 2 / np.maximum(below * above, 1)
+    otsu = edges[1:][parted.argmax()]
+    solvent = np.median(volume)
+    noise = solvent + 4 * 1.4826 * np.median(np.abs(volume - solvent))
+    return max(otsu, min(noise, np.percentile(volume, 99.99) / 2))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 from drgn.analysis import pictures, plots
 from drgn.analysis.clusters import Clusters
 from drgn.analysis.embedding import PCA, UMAP, counts_along
+from drgn.analysis.history import losses
 from drgn.analysis.report import Picture, Section, Table
 from drgn.analysis.volumes import VolumeFiles
 
@@ -23,39 +24,32 @@ if TYPE_CHECKING:
 
     from drgn.run import Run
 
-_SHARED_LEVEL = (
-    "All maps are contoured at one level (half the 99.99th percentile of the density) and drawn in one "
-    "frame, so a part that is missing or fainter in one of them is missing or fainter in the model."
-)
-
-_TRAINING, _HELD_OUT = "training particles", "held-out particles"
-_LOSSES = {"loss": "loss", "reconstruction error": "reconstruction", "KL divergence": "kl"}
+_MONITOR = "heldout/loss"
 
 
 def data_and_training(run: Run, folder: Path) -> list[Section]:
     """What was trained on what, and how the losses went."""
-    particles = run.particles()
+    particles, info = run.particles(), run.info
     rows = [
         ("particles", f"{len(particles):,} from {particles.source.path}"),
         ("training box", f"{run.box_size} pixels of {run.pixel_size_A:.4g} Å"),
         ("latent dimensions", str(run.model().zdim)),
+        ("trained", f"{info['started'][:10]}, {info.get('epochs', '?')} epochs, drgn {info['drgn']}"),
     ]
-    losses = _losses(run.metrics())
-    for title, lines in losses.items():
-        epoch, value = lines.get(_HELD_OUT, lines[next(iter(lines))])
-        best = int(np.nanargmin(value))
-        rows.append((f"best {title}", f"{value[best]:.5g} after epoch {epoch[best]:.0f} of {epoch[-1]:.0f}"))
-        break
+    table = losses(run.path)
+    if _MONITOR in table:
+        best = table[_MONITOR].idxmin()
+        rows.append(("best held-out loss", f"{table.loc[best, _MONITOR]:.5g}, after epoch {best}"))
     sections = [Section("Data and training", [], tables=[Table([], rows)])]
-    if losses:
+    if panels := _panels(table):
         caption = (
-            "Losses after each pass through the images. Held-out particles are never trained on: when their "
-            "curve rises while the training curve still falls, the model has begun to memorise noise, and a "
-            "smaller model or fewer epochs will do better. The first point may lie above the frame."
+            "Losses after each pass through the images; a reconstruction loss of 1 is noise alone. "
+            "Held-out particles are never trained on: when their curve rises while the training curve "
+            "still falls, the model has begun to memorise noise, and a smaller model or fewer epochs will "
+            "do better. The first point may lie outside the frame."
         )
-        path = plots.learning_curve(losses, folder / "learning_curve.png")
-        picture = Picture(path, caption, min(100, 50 * len(losses)))
-        sections.append(Section("Learning curve", [], [picture]))
+        path = plots.learning_curve(panels, folder / "learning_curve.png")
+        sections.append(Section("Learning curve", [], [Picture(path, caption, min(100, 50 * len(panels)))]))
     return sections
 
 
@@ -117,15 +111,11 @@ def cluster_maps(clusters: Clusters, volumes: VolumeFiles | None, folder: Path, 
     shown = []
     if volumes is not None:
         titles = [f"{i}:  {size:,} particles" for i, size in enumerate(sizes)]
-        path = pictures.montage(volumes, titles, folder / "maps.png", plots.label_colours(k))
-        shown = [
-            Picture(
-                path,
-                "The map at the centre of each cluster, seen along z, in the colour that the cluster has "
-                "above. Each is made at a real particle's coordinates, not at an average that no particle "
-                "has. " + _SHARED_LEVEL,
-            )
-        ]
+        caption = (
+            "The map at the centre of each cluster, in the colour that the cluster has above. Each is made "
+            "at a real particle's coordinates, not at an average that no particle has."
+        )
+        shown = [_montage(volumes, titles, caption, folder, plots.label_colours(k))]
     rows = [
         (str(i), f"{size:,}", f"{100 * size / sizes.sum():.1f} %", _file(volumes, i, root))
         for i, size in enumerate(sizes)
@@ -150,12 +140,11 @@ def traversal(
     steps, _ = pca.traverse(component, len(volumes))
     counts = counts_along(coordinates, steps)
     titles = [f"{i}:  {name} = {step:.2f}" for i, step in enumerate(steps)]
-    surfaces = Picture(
-        pictures.montage(volumes, titles, folder / "maps.png"),
+    caption = (
         f"Maps at five equally spaced points along {name}, from its 5th to its 95th percentile, with all "
-        "other "
-        "components at their mean. " + _SHARED_LEVEL,
+        "other components at their mean."
     )
+    surfaces = _montage(volumes, titles, caption, folder)
     cuts = Picture(
         pictures.slices(volumes, titles, pixel_size_A, folder / "slices.png"),
         "Central slices of the same maps in one grey scale, across each axis: what moves, appears or fades "
@@ -180,10 +169,8 @@ def percentile_maps(
     """Maps at the percentiles of a one-dimensional latent (P19)."""
     titles = [f"{i}:  z = {value:.2f}" for i, value in enumerate(points[:, 0])]
     counts = counts_along(z[:, 0], points[:, 0])
-    picture = Picture(
-        pictures.montage(volumes, titles, folder / "maps.png", plots.label_colours(len(points)), columns=6),
-        "Maps at the numbered lines of the histogram. " + _SHARED_LEVEL,
-    )
+    colours = plots.label_colours(len(points))
+    picture = _montage(volumes, titles, "Maps at the numbered lines of the histogram.", folder, colours, 6)
     rows = [
         (str(i), f"{value:.3g}", f"{count:,}", _file(volumes, i, root))
         for i, (value, count) in enumerate(zip(points[:, 0], counts, strict=True))
@@ -203,7 +190,7 @@ def one_map(
         else "The map at the particle nearest to the mean of all latent coordinates."
     )
     caption = (
-        "Top: isosurface at half the 99.99th percentile of the density. Middle: projection, the density "
+        "Top: isosurface at the level that best parts molecule from solvent. Middle: projection, the density "
         "added up along the line of sight. Bottom: slice through the centre. In the first column x points "
         "right and y up. The grey pictures should be quiet outside the molecule."
     )
@@ -233,15 +220,33 @@ def truth(scores: Mapping[str, float], pca: PCA, columns: Mapping[str, np.ndarra
     return Section("Compared with the truth", text, shown, [Table(("score", "value", "meaning"), rows)])
 
 
-def _losses(metrics: pd.DataFrame) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Bring the logged losses into panels of lines: {title: {set of particles: (epochs, values)}}."""
+def _montage(
+    volumes: VolumeFiles,
+    titles: list[str],
+    caption: str,
+    folder: Path,
+    colours: np.ndarray | None = None,
+    columns: int = 5,
+) -> Picture:
+    """Isosurfaces side by side, with the caption that every such picture needs."""
+    view = pictures.telling_view(volumes)
+    path = pictures.montage(volumes, titles, folder / "maps.png", view, colours, columns)
+    seen = (
+        f" They are seen {view}, where they differ most. All are contoured at one level, which best parts "
+        "molecule from solvent, and drawn in one frame: a part that is missing or fainter in one of them is "
+        "missing or fainter in the model."
+    )
+    return Picture(path, caption + seen)
+
+
+def _panels(table: pd.DataFrame) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Bring the losses into panels of lines: {title: {set of particles: (epochs, values)}}."""
     panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-    for title, name in _LOSSES.items():
-        for line, prefix in ((_TRAINING, "train"), (_HELD_OUT, "heldout")):
-            column = f"{prefix}/{name}"
-            if column in metrics and np.ptp(logged := metrics[column].dropna()) > 0:
-                epoch = metrics.loc[logged.index, "epoch"].to_numpy()
-                panels.setdefault(title, {})[line] = (epoch, logged.to_numpy())
+    for name, title in (("loss", "loss"), ("reconstruction", "reconstruction loss"), ("kl", "KL divergence (nats)")):
+        for line, prefix in (("training particles", "train"), ("held-out particles", "heldout")):
+            if (column := f"{prefix}/{name}") in table and table[column].any():
+                values = table[column].dropna()
+                panels.setdefault(title, {})[line] = (values.index.to_numpy(), values.to_numpy())
     return panels
 
 

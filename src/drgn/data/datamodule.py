@@ -14,7 +14,7 @@ from drgn.data.dataset import Batches, ParticleDataset
 from drgn.data.prepared import PreparedStack, prepare
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
-from drgn.models.reconstructor import Batch
+from drgn.physics.imaging import Batch
 
 
 class ParticleDataModule(pl.LightningDataModule):

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset, Sampler
 from drgn.data.prepared import PreparedStack
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
-from drgn.models.reconstructor import Batch
 from drgn.physics import imaging
 from drgn.physics.ctf import PARAMETERS
+from drgn.physics.imaging import Batch
 
 
 class ParticleDataset(Dataset[Batch]):
@@ -42,7 +42,7 @@ class ParticleDataset(Dataset[Batch]):
             parameters = table[list(PARAMETERS)].to_numpy(np.float64)
         else:  # images without CTF are images with CTF 1: amplitude contrast alone, at no defocus
             parameters = np.tile([0.0, 0.0, 0.0, 0.0, 300.0, 0.0, 1.0, 0.0, 1.0], (len(table), 1))
-        self.ctf_parameters = torch.from_numpy(parameters).float()
+        self.ctf_parameters = torch.tensor(parameters, dtype=torch.float32)
         self.premultiplied = torch.from_numpy(table["ctf_premultiplied"].to_numpy(bool).copy())
 
     def __len__(self) -> int:

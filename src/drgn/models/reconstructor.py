@@ -1,6 +1,6 @@
 """The model: latent + pose + decoder + forward model -> predicted images and their loss."""
 
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +10,7 @@ from drgn.models.latents import Posterior
 from drgn.models.losses import Loss
 from drgn.physics import fourier, imaging
 from drgn.physics.grids import half_lattice
-
-
-class Batch(TypedDict):
-    """What the data module delivers for B images.
-
-    row: (B,) int64, row of the particle table. image: (B, P) complex64, transforms in units of the noise.
-    rotation: (B, 3, 3). shift_px: (B, 2), pixels of the training box. pixel_size_A: (B,), of the training
-    box. ctf_parameters: (B, 9). premultiplied: (B,) bool.
-    """
-
-    row: Tensor
-    image: Tensor
-    rotation: Tensor
-    shift_px: Tensor
-    pixel_size_A: Tensor
-    ctf_parameters: Tensor
-    premultiplied: Tensor
+from drgn.physics.imaging import Batch
 
 
 class Prediction(NamedTuple):

@@ -4,11 +4,30 @@ Simulation, training, pose search and back-projection all use these functions; c
 Shapes: B images, P frequencies of a half lattice.
 """
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor
 
 from drgn.physics.ctf import ctf
 from drgn.physics.fourier import shift_phase
+
+
+class Batch(TypedDict):
+    """B images with what is known of them.
+
+    row: (B,) int64, row of the particle table. image: (B, P) complex64, transforms in units of the noise.
+    rotation: (B, 3, 3). shift_px: (B, 2), pixels of the training box. pixel_size_A: (B,), of the training
+    box. ctf_parameters: (B, 9). premultiplied: (B,) bool.
+    """
+
+    row: Tensor
+    image: Tensor
+    rotation: Tensor
+    shift_px: Tensor
+    pixel_size_A: Tensor
+    ctf_parameters: Tensor
+    premultiplied: Tensor
 
 
 def slice_coordinates(frequencies: Tensor, rotation: Tensor) -> Tensor:

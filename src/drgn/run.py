@@ -1,0 +1,307 @@
+"""A run folder: the only place that knows its file names.
+
+run = Run.open("latest")
+run.latents().z, run.particles().table, next(run.volumes(z))
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from numpy.typing import NDArray
+from rich.progress import track
+
+from drgn import __version__
+from drgn.data.datamodule import ParticleDataModule
+from drgn.errors import InputError
+from drgn.formats.particles import Particles
+from drgn.models.reconstructor import Reconstructor
+from drgn.physics.grids import half_lattice
+from drgn.signature import build
+from drgn.training.encode import Encoded
+
+_RUNS = Path("outputs/train")
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """Latents of all particles of a run, in the order of its table.
+
+    Attributes
+    ----------
+    key
+        (N,) particle keys.
+    z, logvar
+        (N, Z) float32, mean and log-variance.
+    reconstruction_loss
+        (N,) float32; 1 is noise alone.
+    heldout
+        (N,) bool, never trained on.
+    """
+
+    key: NDArray[np.str_]
+    z: NDArray[np.float32]
+    logvar: NDArray[np.float32]
+    reconstruction_loss: NDArray[np.float32]
+    heldout: NDArray[np.bool_]
+
+
+class Run:
+    """A trained model with everything needed to use it.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    config
+        The composed configuration, plain values.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], trust: Sequence[str] = ()) -> None:
+        self.path, self.config, self._trust = path, config, tuple(trust)
+
+    @classmethod
+    def create(
+        cls, path: Path, config: Mapping[str, Any], *, box_size: int, pixel_size_A: float, n: int
+    ) -> Self:
+        """Start a run folder, or take one up again, and record what made it."""
+        path.mkdir(parents=True, exist_ok=True)
+        plain: dict[str, Any] = json.loads(json.dumps(config, default=str))
+        _write(path / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+        provenance = {
+            "drgn": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "host": platform.node(),
+            "command": sys.argv,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "box_size": box_size,
+            "pixel_size_A": pixel_size_A,
+            "n_particles": n,
+        }
+        run = cls(path, plain, plain.get("trust", ()))
+        run.record(**provenance)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path, trust: Sequence[str] = ()) -> Self:
+        """Open a run folder, or "latest", the newest below outputs/train.
+
+        Raises
+        ------
+        InputError
+            It is not a run folder.
+        """
+        folder = _latest() if str(path) == "latest" else Path(path)
+        config_file = folder / "config.yaml"
+        if not config_file.is_file() or not (folder / "run.json").is_file():
+            raise InputError(
+                f"run={path}: expected a folder that drgn train made, with config.yaml and run.json in it"
+            )
+        try:
+            config = yaml.safe_load(config_file.read_text())
+        except yaml.YAMLError as error:
+            raise InputError(f"{config_file} is not YAML ({str(error).splitlines()[0]})") from None
+        return cls(folder, config, trust)
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return str(self.config["dataset"]["name"])
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """What run.json records."""
+        content: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        return content
+
+    @property
+    def box_size(self) -> int:
+        """Training box in pixels."""
+        return int(self.info["box_size"])
+
+    @property
+    def pixel_size_A(self) -> float:
+        """Pixel size of the training box."""
+        return float(self.info["pixel_size_A"])
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of best.ckpt and last.ckpt."""
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """Where training goes on from."""
+        path = self.checkpoints / "last.ckpt"
+        return path if path.is_file() else None
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint with the lowest held-out loss (the last one where nothing was held out)."""
+        for name in ("best.ckpt", "last.ckpt"):
+            if (self.checkpoints / name).is_file():
+                return self.checkpoints / name
+        raise InputError(f"{self.checkpoints} holds no checkpoint: train first, or give another run")
+
+    def folder(self, *parts: str) -> Path:
+        """A folder below the run, made where it is missing."""
+        path = self.path.joinpath(*parts)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def record(self, **facts: Any) -> None:
+        """Add to run.json."""
+        path = self.path / "run.json"
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        _write(path, json.dumps({**content, **facts}, indent=2, default=str))
+        self.__dict__.pop("info", None)
+
+    @cached_property
+    def datamodule(self) -> ParticleDataModule:
+        """The data the run was trained on."""
+        node = {k: v for k, v in self.config["dataset"].items() if k != "simulate"}
+        module = build(node, trust=self._trust, key="dataset")
+        assert isinstance(module, ParticleDataModule)
+        return module
+
+    def particles(self) -> Particles:
+        """The particle table trained on."""
+        return self.datamodule.particles
+
+    def model(self, device: str | torch.device = "cpu") -> Reconstructor:
+        """The model of the best checkpoint, ready to decode."""
+        model = build_reconstructor(
+            self.config, box_size=self.box_size, n_particles=int(self.info["n_particles"]), trust=self._trust
+        )
+        checkpoint = self.best_checkpoint
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        prefix = "reconstructor."
+        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise InputError(f"{checkpoint} does not fit the run's config.yaml: {reason}") from None
+        return model.to(device).eval()
+
+    def save_latents(self, encoded: Encoded, heldout: NDArray[np.bool_]) -> Path:
+        """Write latents.npz, keyed by particle."""
+        path = self.path / "latents.npz"
+        temporary = path.with_name("latents.tmp.npz")
+        keys = self.particles().table["key"].to_numpy(str)
+        np.savez(temporary, key=keys, heldout=heldout, **encoded._asdict())
+        os.replace(temporary, path)
+        return path
+
+    def latents(self) -> Latents:
+        """Latents of all particles.
+
+        Raises
+        ------
+        InputError
+            The run has not been encoded.
+        """
+        path = self.path / "latents.npz"
+        if not path.is_file():
+            raise InputError(f"{path} is not there: run `drgn encode run={self.path}` first")
+        with np.load(path, allow_pickle=False) as arrays:
+            return Latents(**{name: arrays[name] for name in arrays.files})
+
+    def volumes(self, z: NDArray[np.floating[Any]], device: str = "cpu") -> Iterator[NDArray[np.float32]]:
+        """Decode a volume (D, D, D) [z, y, x] for each row of z (M, Z), with a progress bar.
+
+        Z = 0 gives M copies of the homogeneous map.
+        """
+        model = self.model(device)
+        latents = torch.from_numpy(np.asarray(z, dtype=np.float32)).to(device)
+        for row in track(latents, description="decoding volumes", disable=not sys.stderr.isatty()):
+            yield model.volume(row if model.zdim else None).cpu().numpy()
+
+    def truth(self) -> pd.DataFrame | None:
+        """Ground truth of a simulated set in the table's order (columns motion, attached), or None."""
+        path = Path(self.particles().source.path).with_name("truth.csv")
+        if not path.is_file():
+            return None
+        table = pd.read_csv(path, dtype={"key": str}).set_index("key")
+        keys = self.particles().table["key"]
+        missing = keys[~keys.isin(table.index)]
+        if len(missing):
+            raise InputError(
+                f"{path} has no row for particle {missing.iloc[0]} of {self.particles().source.path}:"
+                " the two files are not of one simulation"
+            )
+        return table.loc[keys].reset_index(drop=True)
+
+
+def build_reconstructor(
+    config: Mapping[str, Any],
+    *,
+    box_size: int,
+    n_particles: int,
+    amplitude: torch.Tensor | None = None,
+    density_scale: float = 1.0,
+    trust: Sequence[str] = (),
+) -> Reconstructor:
+    """Build the model that the groups model, latent, pose and loss of a configuration describe.
+
+    Parameters
+    ----------
+    config
+        The composed configuration.
+    box_size, n_particles
+        Training box and rows of the particle table.
+    amplitude
+        See `Reconstructor`; None where a checkpoint will fill it in.
+    density_scale
+        See `Reconstructor`.
+    trust
+        Module prefixes that a `_target_` may name besides drgn's, torch's and Lightning's own.
+    """
+    n_pixels = len(half_lattice(box_size, 2))
+    runtime: dict[str, Any] = {
+        "box_size": box_size,
+        "n_particles": n_particles,
+        "amplitude": torch.ones(n_pixels) if amplitude is None else amplitude,
+        "zdim": int(config["latent"].get("zdim", 0)),
+    }
+    parts = config["model"]
+
+    def make(node: Mapping[str, Any], key: str, **more: Any) -> Any:
+        return build(node, trust=trust, key=key, **runtime, **more)
+
+    return Reconstructor(
+        box_size=box_size,
+        decoder=make(parts["decoder"], "model.decoder", encoding=make(parts["encoding"], "model.encoding")),
+        latent=make(config["latent"], "latent", encoder=make(parts["encoder"], "model.encoder"))
+        if runtime["zdim"]
+        else make(config["latent"], "latent"),
+        pose=make(config["pose"], "pose"),
+        loss=make(config["loss"], "loss"),
+        amplitude=runtime["amplitude"],
+        density_scale=density_scale,
+    )
+
+
+def _latest() -> Path:
+    runs = sorted(_RUNS.glob("**/run.json"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise InputError(f"run=latest: there is no run below {_RUNS}; train one, or give its folder as run=")
+    return runs[-1].parent
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

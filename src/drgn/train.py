@@ -1,0 +1,243 @@
+"""Train a model on particles with poses; ends with their latents and a first analysis.
+
+    drgn train                                              # the simulated toy set
+    drgn train dataset.particles=run_data.star dataset=custom dataset.box_size=128
+    drgn train dataset=empiar10076 model=1024x3 trainer=gpu
+    drgn train latent=none                                  # homogeneous reconstruction
+    drgn train experiment=empiar10076_pilot                 # a run of the paper
+    drgn train -m latent.zdim=2,4,8                         # one run each
+
+Writes the run folder: config.yaml and run.json (what made it), checkpoints/ (best by held-out loss, last),
+latents.npz, tensorboard/ (see it with: tensorboard --logdir outputs/train), analysis/report.html.
+The same command with output=FOLDER goes on from FOLDER's last checkpoint.
+"""
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from drgn.command import command, compose
+from drgn.signature import build
+
+
+def train(
+    *,
+    dataset: Mapping[str, Any],
+    model: Mapping[str, Any],
+    latent: Mapping[str, Any],
+    pose: Mapping[str, Any],
+    loss: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    schedule: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+    logger: Mapping[str, Any] | None,
+    callbacks: Mapping[str, Any],
+    output: Path,
+    seed: int,
+    epochs: int,
+    resume: bool,
+    analyze: bool,
+    trust: list[str],
+) -> float:
+    """Train, encode, analyse.
+
+    Parameters
+    ----------
+    dataset, model, latent, pose, loss, optimizer, schedule, trainer, logger, callbacks
+        Nodes of the configuration: `_target_` and keyword arguments, see conf/.
+    output
+        The run folder.
+    seed
+        Of the weights, the split and the order of images.
+    epochs
+        Passes through the training images.
+    resume
+        Go on from the last checkpoint in `output`, where there is one.
+    analyze
+        End with `drgn analyze`.
+    trust
+        Module prefixes that a `_target_` may name besides drgn's, torch's and Lightning's own.
+
+    Returns
+    -------
+    float
+        The best held-out loss, for sweeps.
+    """
+    config = {**locals()}
+    _quiet()
+    import pytorch_lightning as pl
+    import torch
+
+    from drgn.run import Run, build_reconstructor
+    from drgn.training import precision
+    from drgn.training.callbacks import BadBatches, EpochLine, Pictures, ProgressBar, Throughput
+    from drgn.training.encode import encode
+    from drgn.training.module import ReconstructionModule
+
+    started = time.perf_counter()
+    _simulate(dataset)
+    data = build({k: v for k, v in dataset.items() if k != "simulate"}, trust=trust, key="dataset")
+    particles = data.particles
+    particles.require_images()
+    pl.seed_everything(seed, workers=True, verbose=False)
+
+    settings = dict(trainer)
+    if settings["precision"] == "auto":
+        gpu = settings["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+        settings["precision"], said = precision.choose(torch.device("cuda" if gpu else "cpu"))
+        print(f"precision {settings['precision']}: {said}", file=sys.stderr)
+        config["trainer"] = settings
+    data.prepare_data()
+    rejected = data.rejected
+    if rejected:
+        print(
+            f"{len(rejected)} images are constant or not finite and are left out: {', '.join(rejected[:16])}",
+            file=sys.stderr,
+        )
+    stack = data.dataset.stack.meta
+    run = Run.create(
+        output, config, box_size=stack.box_size, pixel_size_A=stack.pixel_size_A, n=len(particles)
+    )
+    reconstructor = build_reconstructor(
+        config,
+        box_size=stack.box_size,
+        n_particles=len(particles),
+        amplitude=data.dataset.signal_amplitude(data.rows(heldout=False)),
+        density_scale=stack.density_scale,
+        trust=trust,
+    )
+    module = ReconstructionModule(
+        reconstructor,
+        build(optimizer, trust=trust, key="optimizer"),
+        build(schedule, trust=trust, key="schedule"),
+    )
+    monitor = "heldout/loss" if len(data.rows(heldout=True)) else "train/loss_epoch"
+    checkpoint = pl.callbacks.ModelCheckpoint
+    best = checkpoint(dirpath=run.checkpoints, filename="best", monitor=monitor, enable_version_counter=False)
+    watchers: list[pl.Callback] = [
+        best,
+        checkpoint(dirpath=run.checkpoints, filename="last", enable_version_counter=False),
+        Throughput(),
+        EpochLine(),
+        BadBatches(particles.table["key"].tolist()),
+        Pictures(),
+        *(build(node, trust=trust, key=f"callbacks.{name}") for name, node in callbacks.items()),
+    ]
+    if sys.stdout.isatty():
+        watchers.append(ProgressBar())
+    log = None if logger is None else build(logger, trust=trust, key="logger")(save_dir=run.path, name="")
+    if log is None:
+        watchers = [w for w in watchers if not isinstance(w, pl.callbacks.LearningRateMonitor)]
+    else:
+        log.log_hyperparams(_flat(config))
+    fitter = build(
+        settings,
+        trust=trust,
+        key="trainer",
+        max_epochs=epochs,
+        logger=log if log is not None else False,
+        callbacks=watchers,
+        enable_progress_bar=sys.stdout.isatty(),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run.path,
+    )
+    print(_summary(data, reconstructor, run.path), flush=True)
+    fitter.fit(module, data, ckpt_path=run.last_checkpoint if resume else None, weights_only=True)
+    if not fitter.is_global_zero:
+        return float("nan")
+    score = float(best.best_model_score) if best.best_model_score is not None else float("nan")
+    run.record(
+        finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        seconds=round(time.perf_counter() - started, 1),
+        epochs=fitter.current_epoch,
+        best_loss=score,
+        monitor=monitor,
+        precision=settings["precision"],
+        skipped_images=len(module.skipped),
+        rejected=rejected,
+    )
+    if fitter.interrupted:
+        print(f"interrupted; the same command with output={run.path} goes on", file=sys.stderr)
+        raise KeyboardInterrupt
+    encoded = encode(
+        run.model(fitter.strategy.root_device),
+        data.predict_dataloader(),
+        n=len(particles),
+        autocast=torch.bfloat16 if "bf16" in str(settings["precision"]) else None,
+        fit=data.heldout,
+    )
+    run.save_latents(encoded, data.heldout)
+    print(f"best {monitor} {score:.5f}; run folder {run.path}", flush=True)
+    if analyze:
+        _analyze(run.path, trust)
+    return score
+
+
+def _simulate(dataset: Mapping[str, Any]) -> None:
+    """Make the toy set on first use."""
+    options = dataset.get("simulate")
+    if options is not None and not Path(dataset["particles"]).exists():
+        from drgn.command import bind
+        from drgn.simulate import simulate
+
+        simulate(**bind(simulate, {**_options("simulate"), **options}, key="dataset.simulate"))
+
+
+def _options(verb: str) -> dict[str, Any]:
+    return compose(verb)
+
+
+def _analyze(path: Path, trust: list[str]) -> None:
+    from drgn.analyze import analyze
+
+    try:
+        import matplotlib  # noqa: F401
+        import skimage  # noqa: F401
+    except ModuleNotFoundError:
+        print("no analysis: it needs `pip install drgn[analyze]`; then: drgn analyze run=" + str(path))
+        return
+    analyze(**{**_options("analyze"), "run": path, "trust": trust, "output": None})
+
+
+def _summary(data: Any, reconstructor: Any, path: Path) -> str:
+    weights = sum(p.numel() for p in reconstructor.parameters())
+    meta = data.dataset.stack.meta
+    return (
+        f"{data.name}: {meta.n:,} particles, {len(data.rows(heldout=True)):,} of them held out, box"
+        f" {meta.box_size} px of {meta.pixel_size_A:.3f} A; z of {reconstructor.zdim} dimensions,"
+        f" {weights:,} weights; writing to {path}"
+    )
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options as one level, for TensorBoard's hparams."""
+    flat: dict[str, Any] = {}
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value if isinstance(value, bool | int | float) else str(value)
+    return flat
+
+
+def _quiet() -> None:
+    """Keep Lightning's advertisements and its advice on loaders out of the output."""
+    import pytorch_lightning  # noqa: F401  (its loggers set their own level when it is imported)
+
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
+        for logger in (name, *(n for n in logging.root.manager.loggerDict if n.startswith(name + "."))):
+            logging.getLogger(logger).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*litlogger.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+
+
+main = command(train)
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training under PyTorch Lightning: the module, schedules, callbacks, precision, encoding."""

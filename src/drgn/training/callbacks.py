@@ -1,0 +1,200 @@
+"""What is watched while a model trains: pictures for TensorBoard, the progress bar, bad batches."""
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+from torch import Tensor
+
+from drgn.models.reconstructor import Reconstructor
+from drgn.physics import fourier
+
+
+class Throughput(Callback):
+    """Images per second of training, and the time left, in the log and on the progress bar."""
+
+    def __init__(self) -> None:
+        self._start = self._images = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
+        """Start the clock."""
+        self._start, self._images = time.perf_counter(), 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images."""
+        self._images += len(batch["row"]) * trainer.world_size
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the current epoch so far."""
+        return self._images / max(1e-9, time.perf_counter() - self._start)
+
+    def seconds_left(self, trainer: pl.Trainer) -> float:
+        """At the current speed, validation not counted."""
+        steps_left = trainer.estimated_stepping_batches - trainer.global_step
+        done = max(1, trainer.fit_loop.epoch_progress.current.ready and trainer.fit_loop.batch_idx + 1)
+        return float(steps_left) * (time.perf_counter() - self._start) / done
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Log the speed."""
+        module.log("images_per_second", self.images_per_second, rank_zero_only=True)
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's Rich bar with images per second and the time left of the whole run."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: Any) -> dict[str, Any]:
+        """Show the losses of interest and the speed."""
+        metrics = super().get_metrics(trainer, pl_module)
+        shown = {k: v for k, v in metrics.items() if k in ("train/loss_step", "heldout/loss")}
+        speed = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
+        if speed is not None:
+            shown["images/s"] = f"{speed.images_per_second:,.0f}"
+            shown["left"] = _duration(speed.seconds_left(trainer))
+        return shown
+
+
+class EpochLine(Callback):
+    """One line an epoch where the output is a file: SLURM logs stay readable."""
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Print the losses, the speed and the time left."""
+        if sys.stdout.isatty():
+            return
+        values = trainer.callback_metrics
+        parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
+        parts += [f"{n} {float(values[n]):.5f}" for n in ("train/loss", "heldout/loss") if n in values]
+        parts += [f"kl {float(values['train/kl']):.2f}"] if "train/kl" in values else []
+        speed = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
+        if speed is not None:
+            left = speed.seconds_left(trainer)
+            parts += [f"{speed.images_per_second:,.0f} images/s", f"{_duration(left)} left"]
+        print("  ".join(parts), flush=True)
+
+
+class BadBatches(Callback):
+    """Name the particles of batches that were skipped because their loss was not finite.
+
+    Parameters
+    ----------
+    keys
+        Key of each row of the particle table.
+    """
+
+    def __init__(self, keys: list[str]) -> None:
+        self._keys = keys
+        self._reported = 0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Report what is new, and log how many images were left out so far."""
+        new = module.skipped[self._reported :]
+        self._reported = len(module.skipped)
+        module.log("skipped_images", float(self._reported), reduce_fx="sum", sync_dist=True)
+        if new:
+            named = ", ".join(self._keys[row] for row in sorted(set(new))[:16])
+            rank_zero_warn(
+                f"{len(new)} images were left out this epoch: the loss or gradient of their batch was not"
+                f" finite. Particles: {named}{', ...' if len(set(new)) > 16 else ''}"
+            )
+
+
+class Pictures(Callback):
+    """Latents, a map and an image beside its model, in TensorBoard after every epoch."""
+
+    def __init__(self) -> None:
+        self._z: list[Tensor] = []
+        self._batch: Any = None
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the held-out latents."""
+        if self._batch is None:
+            self._batch = {name: value[:4] for name, value in batch.items()}
+        posterior = module.reconstructor.posterior(batch)
+        if posterior is not None:
+            self._z.append(posterior.mean.float().cpu())
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Draw."""
+        logger = next((x for x in trainer.loggers if isinstance(x, TensorBoardLogger)), None)
+        if logger is None or self._batch is None:
+            return
+        board, model, epoch = logger.experiment, module.reconstructor, trainer.current_epoch
+        z = torch.cat(self._z) if self._z else None
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            volume = model.volume(None if z is None else z.mean(0)).cpu()
+            board.add_image("map/slices", _slices(volume), epoch, dataformats="HW")
+            board.add_image("map/projections", _projections(volume), epoch, dataformats="HW")
+            board.add_image("images/data_and_model", _compare(model, self._batch), epoch, dataformats="HW")
+        if z is not None:
+            board.add_image("latent/pca", _scatter(z), epoch, dataformats="HW")
+        model.train(training)
+        self._z, self._batch = [], None
+
+
+def _grey(image: Tensor) -> Tensor:
+    low, high = image.min(), image.max()
+    return (image - low) / (high - low).clamp_min(1e-12)
+
+
+def _slices(volume: Tensor) -> Tensor:
+    c = volume.shape[0] // 2
+    return torch.cat([_grey(s) for s in (volume[c], volume[:, c], volume[:, :, c])], dim=1)
+
+
+def _projections(volume: Tensor) -> Tensor:
+    return torch.cat([_grey(volume.sum(axis)) for axis in range(3)], dim=1)
+
+
+def _compare(model: Reconstructor, batch: Any) -> Tensor:
+    """Four images (top) and their models (bottom), low-passed to half of Nyquist to be seen at all."""
+    prediction = model(batch)
+    keep = model.frequencies.norm(dim=1) < 0.25
+    rows = []
+    for values in (batch["image"], prediction.image):
+        transform = model.lattice.scatter((values * keep).cpu())
+        images = fourier.ifft(transform, 2).real
+        rows.append(torch.cat([_grey(image) for image in images], dim=1))
+    return torch.cat(rows)
+
+
+def _scatter(z: Tensor, size: int = 256) -> Tensor:
+    """Density of the latents in the plane of their first two principal components, as a picture."""
+    centred = (z - z.mean(0)).numpy()
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    points = centred @ axes[:2].T
+    if points.shape[1] == 1:
+        points = np.column_stack([points[:, 0], np.zeros(len(points))])
+    limit = float(np.percentile(np.abs(points), 99.5)) * 1.1 + 1e-9
+    counts, _, _ = np.histogram2d(
+        points[:, 1], points[:, 0], bins=size // 4, range=[[-limit, limit], [-limit, limit]]
+    )
+    picture = np.kron(np.log1p(counts[::-1]), np.ones((4, 4)))
+    return torch.from_numpy(picture / max(picture.max(), 1e-9)).float()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

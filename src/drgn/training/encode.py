@@ -1,0 +1,111 @@
+"""The final pass over all particles: latents and how well each image is explained (P8)."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from drgn.models.latents import TableLatent
+from drgn.models.reconstructor import Reconstructor
+from drgn.physics.imaging import Batch
+from drgn.training.module import loss_scale
+
+_FIT_STEPS, _FIT_RATE = 60, 0.05
+
+
+class Encoded(NamedTuple):
+    """Per particle, in the order of the table.
+
+    Attributes
+    ----------
+    z, logvar
+        (N, Z) float32, mean and log-variance of the posterior; Z = 0 for a homogeneous model.
+    reconstruction_loss
+        (N,) float32, squared residual per frequency in units of the noise: 1 is noise alone.
+    """
+
+    z: NDArray[np.float32]
+    logvar: NDArray[np.float32]
+    reconstruction_loss: NDArray[np.float32]
+
+
+def encode(
+    reconstructor: Reconstructor,
+    batches: Iterable[Batch],
+    *,
+    n: int,
+    autocast: torch.dtype | None,
+    fit: NDArray[np.bool_] | None = None,
+) -> Encoded:
+    """Infer every particle's latent.
+
+    Parameters
+    ----------
+    reconstructor
+        A trained model, on its device.
+    batches
+        All particles, in any order.
+    n
+        Number of rows of the particle table.
+    autocast
+        bfloat16 for mixed precision, None for float32.
+    fit
+        (N,) rows whose entries of a latent table were never trained (held-out particles): they are found by
+        gradient descent with the decoder fixed.
+    """
+    device = reconstructor.frequencies.device
+    out = Encoded(
+        z=np.zeros((n, reconstructor.zdim), np.float32),
+        logvar=np.zeros((n, reconstructor.zdim), np.float32),
+        reconstruction_loss=np.zeros(n, np.float32),
+    )
+    reconstructor.eval()
+    kind = autocast or torch.float32
+    for batch in _on(device, batches):
+        rows = batch["row"].cpu().numpy()
+        with torch.autocast(device.type, dtype=kind, enabled=autocast is not None):
+            if isinstance(reconstructor.latent, TableLatent) and fit is not None and fit[rows].any():
+                _fit_table(reconstructor, batch, torch.from_numpy(fit[rows]).to(device))
+            with torch.no_grad():
+                prediction = reconstructor(batch)
+        residual = torch.view_as_real(prediction.residual).square().sum((-1, -2)) / loss_scale(reconstructor)
+        out.reconstruction_loss[rows] = residual.cpu().numpy()
+        if prediction.posterior is not None:
+            out.z[rows] = prediction.posterior.mean.detach().float().cpu().numpy()
+            out.logvar[rows] = prediction.posterior.logvar.detach().float().cpu().numpy()
+    return out
+
+
+def _on(device: torch.device, batches: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        yield {name: value.to(device) for name, value in batch.items()}  # type: ignore[misc, attr-defined]
+
+
+def _fit_table(reconstructor: Reconstructor, batch: Batch, which: torch.Tensor) -> None:
+    """Descend on the table's entries of the chosen images of a batch, everything else fixed."""
+    table = reconstructor.latent
+    assert isinstance(table, TableLatent)
+    some = {name: value[which] for name, value in batch.items()}  # type: ignore[index]
+    rows = some["row"]
+    parameters = list(reconstructor.parameters())
+    before = [p.requires_grad for p in parameters]
+    for p in parameters:
+        p.requires_grad_(False)
+    weights = [table.mean.weight, table.logvar.weight]
+    for w in weights:
+        w.requires_grad_(True)
+    optimizer = torch.optim.Adam(weights, lr=_FIT_RATE)
+    with torch.enable_grad():
+        for _ in range(_FIT_STEPS):
+            loss = reconstructor.loss(some, 1 << 60).total.sum()  # type: ignore[arg-type]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    keep = torch.ones(len(weights[0]), dtype=torch.bool, device=rows.device)
+    keep[rows] = False
+    assert all(w.grad is None or not w.grad[keep].any() for w in weights)
+    for p, flag in zip(parameters, before, strict=True):
+        p.requires_grad_(flag)
+        p.grad = None

@@ -1,0 +1,102 @@
+"""The one LightningModule: it schedules and logs what the Reconstructor computes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from drgn.models.losses import Loss
+from drgn.models.reconstructor import Reconstructor
+from drgn.physics.imaging import Batch
+
+
+class ReconstructionModule(pl.LightningModule):
+    """Train a Reconstructor.
+
+    Parameters
+    ----------
+    reconstructor
+        The model.
+    optimizer
+        Parameters -> optimizer.
+    schedule
+        (step, total steps) -> factor of the learning rate.
+    """
+
+    def __init__(
+        self,
+        reconstructor: Reconstructor,
+        optimizer: Callable[[Any], torch.optim.Optimizer],
+        schedule: Callable[[int, int], float],
+    ) -> None:
+        super().__init__()
+        self.reconstructor = reconstructor
+        self._optimizer = optimizer
+        self._schedule = schedule
+        self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64), persistent=True)
+        self._images_seen = 0  # the same on the host, so that no step waits for the device
+        self.skipped: list[int] = []  # rows of the batches that gave no finite loss or gradient
+        self._rows = torch.empty(0, dtype=torch.int64)
+
+    images_seen: Tensor
+
+    def on_fit_start(self) -> None:
+        """Take up the count of a checkpoint."""
+        self._images_seen = int(self.images_seen)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor | None:
+        """Loss of a batch per frequency and image; None, which skips the step, when it is not finite."""
+        loss = self.reconstructor.loss(batch, self._images_seen)
+        n = len(batch["row"])
+        self._images_seen += n * self.trainer.world_size
+        self.images_seen.fill_(self._images_seen)
+        self._rows = batch["row"]
+        total = loss.total.mean() / loss_scale(self.reconstructor)
+        if not torch.isfinite(total):
+            self.skipped += batch["row"].tolist()
+            if self.trainer.world_size == 1:
+                return None
+            # the other processes wait for this one's gradients: give them zeros
+            return sum((p.sum() * 0 for p in self.parameters()), torch.zeros((), device=self.device))
+        self._log("train", loss, n, on_step=True)
+        return total
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep a gradient that is not finite from the weights."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if gradients and not torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all():
+            self.skipped += self._rows.tolist()
+            for gradient in gradients:
+                gradient.zero_()
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Loss of held-out images with the mean of their posterior."""
+        loss = self.reconstructor.loss(batch, self._images_seen)
+        self._log("heldout", loss, len(batch["row"]), on_step=False)
+
+    def _log(self, where: str, loss: Loss, n: int, *, on_step: bool) -> None:
+        scale = loss_scale(self.reconstructor)
+        values = {
+            f"{where}/loss": loss.total.detach().mean() / scale,
+            f"{where}/reconstruction": loss.reconstruction.detach().mean() / scale,
+            f"{where}/kl": loss.kl.detach().mean(),
+        }
+        for name, value in values.items():
+            self.log(name, value, on_step=on_step, on_epoch=True, batch_size=n, sync_dist=not on_step)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam and its schedule over the whole run."""
+        optimizer = self._optimizer(self.parameters())
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._schedule(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def loss_scale(reconstructor: Reconstructor) -> int:
+    """What losses are divided by before they are minimised and shown: the frequencies of an image.
+
+    A reconstruction loss of 1 is noise alone.
+    """
+    return len(reconstructor.frequencies)

@@ -1,0 +1,20 @@
+"""Learning-rate schedules: pure functions from the step to a factor of the learning rate."""
+
+import math
+
+
+def constant(step: int, total_steps: int) -> float:
+    """1 throughout (P7)."""
+    return 1.0
+
+
+def warmup(step: int, total_steps: int, *, warmup_steps: int) -> float:
+    """Rise linearly over `warmup_steps`, then 1."""
+    return min(1.0, (step + 1) / (warmup_steps + 1))
+
+
+def cosine(step: int, total_steps: int, *, warmup_steps: int, final_fraction: float) -> float:
+    """Rise linearly over `warmup_steps`, then half a cosine down to `final_fraction` at `total_steps`."""
+    rise = warmup(step, total_steps, warmup_steps=warmup_steps)
+    progress = min(1.0, max(0.0, (step - warmup_steps) / max(1, total_steps - warmup_steps)))
+    return rise * (final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress)))
