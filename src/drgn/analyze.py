@@ -68,7 +68,7 @@ def analyze(
         )
     report = write_report(
         folder / "report.html",
-        opened.name,
+        f"drgn: {opened.name}",
         str(opened.path),
         [*data_and_training(opened, folder), *found.sections],
     )

@@ -77,3 +77,10 @@ def test_slices_are_those_of_the_views(size):
         turned = pictures._turned(volume, view)
         x, y, z = c + offset * right + 2 * up + towards
         assert turned[c + 1, c + 2, c + offset] == volume[z, y, x]
+
+
+def test_the_telling_view_looks_across_the_motion():
+    z, y, x = np.mgrid[:16, :16, :16] - 8
+    for axis, moved in enumerate(((x, y, z), (y, x, z))):  # a blob moving along x, then along y
+        maps = [np.exp(-((moved[0] - d) ** 2 + moved[1] ** 2 + moved[2] ** 2) / 4) for d in (-3, 0, 3)]
+        assert pictures.telling_view(maps) != ("along x", "along y")[axis]

@@ -87,6 +87,28 @@ def test_a_frame_moves_the_picture():
     np.testing.assert_allclose(centre_of(picture), 0, atol=0.02)
 
 
+def test_the_level_parts_molecule_from_solvent():
+    volume = np.zeros((24,) * 3)
+    volume[4:12, 4:12, 4:12], volume[14:20, 14:20, 14:20] = 1.0, 2.0  # parts of different density
+    assert 0 < render.isosurface_level([volume]) < 1
+    assert render.isosurface_level([5 * volume]) == pytest.approx(5 * render.isosurface_level([volume]))
+
+
+def test_the_level_stays_above_noise():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(24,) * 3)
+    volume = noise.copy()
+    volume[10:14, 10:14, 10:14] += 8
+    level = render.isosurface_level([volume])
+    assert (noise > level).mean() < 1e-3
+    assert (volume > level)[10:14, 10:14, 10:14].mean() > 0.9
+
+
+def test_the_level_of_a_full_box_shows_something():
+    volume = np.random.default_rng(0).uniform(size=(16,) * 3)
+    assert (volume > render.isosurface_level([volume])).mean() > 0.3
+
+
 def test_one_level_for_a_set():
-    maps = [np.full((8, 8, 8), value, float) for value in (1, 2, 30)]
-    assert render.isosurface_level(maps) == 1  # half of the median map's 2
+    own = [render.isosurface_level([scale * blob(0, 0, 0)]) for scale in (1, 2, 30)]
+    assert render.isosurface_level([scale * blob(0, 0, 0) for scale in (30, 1, 2)]) == own[1]

@@ -7,7 +7,7 @@ from drgn.analysis.volumes import VolumeFiles, write_volumes
 
 
 def run(zdim=2):
-    def volumes(z):
+    def volumes(z, device):
         for point in z:
             yield np.full((8, 8, 8), point.sum(), np.float32)
 

@@ -242,7 +242,11 @@ def _montage(
 def _panels(table: pd.DataFrame) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Bring the losses into panels of lines: {title: {set of particles: (epochs, values)}}."""
     panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-    for name, title in (("loss", "loss"), ("reconstruction", "reconstruction loss"), ("kl", "KL divergence (nats)")):
+    for name, title in (
+        ("loss", "loss"),
+        ("reconstruction", "reconstruction loss"),
+        ("kl", "KL divergence (nats)"),
+    ):
         for line, prefix in (("training particles", "train"), ("held-out particles", "heldout")):
             if (column := f"{prefix}/{name}") in table and table[column].any():
                 values = table[column].dropna()

@@ -84,6 +84,12 @@ def heterogeneous(
     if flat is not None:
         study.sections.append(sections.latent_umap(flat, clusters, folder))
 
+    truth = run.truth()
+    scores = {} if truth is None else metrics.truth_scores(z, truth, seed)
+    if truth is not None:
+        columns = {str(name): column.to_numpy() for name, column in truth.items()}
+        study.sections.append(sections.truth(scores, pca, columns, folder))
+
     maps = write_volumes(run, clusters.centres, cluster_folder) if volumes else None
     study.sections.append(sections.cluster_maps(clusters, maps, cluster_folder, folder))
     if volumes and z.shape[1] == 1:
@@ -105,11 +111,7 @@ def heterogeneous(
         f"{kmeans} clusters of {clusters.sizes.min():,} to {clusters.sizes.max():,} particles"
         + (f", each with a map in {cluster_folder}." if volumes else ".")
     )
-    truth = run.truth()
-    if truth is not None:
-        scores = metrics.truth_scores(z, truth, seed)
-        columns = {str(name): column.to_numpy() for name, column in truth.items()}
-        study.sections.insert(0, sections.truth(scores, pca, columns, folder))
+    if scores:
         named = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         study.findings.append(f"Against the truth of the simulation (1 is perfect): {named}.")
     return study

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
+import torch
 
 from drgn import __version__
 from drgn.formats.atomic import replacing
@@ -63,7 +64,8 @@ def write_volumes(run: Run, z: np.ndarray, folder: Path) -> VolumeFiles:
     folder.mkdir(parents=True, exist_ok=True)
     digits = max(3, len(str(len(z) - 1)))
     paths = [folder / f"vol_{i:0{digits}d}.mrc" for i in range(len(z))]
-    for path, volume, point in zip(paths, run.volumes(z), z, strict=True):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for path, volume, point in zip(paths, run.volumes(z, device), z, strict=True):
         write_volume(path, volume, run.pixel_size_A, label=_label(run.name, point))
     for path in folder.iterdir():
         if _VOLUME_NAME.fullmatch(path.name) and path not in paths:

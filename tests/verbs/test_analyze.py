@@ -1,0 +1,99 @@
+import json
+
+import numpy as np
+import pytest
+
+from drgn.analyze import analyze
+from drgn.command import compose
+from drgn.errors import InputError
+from drgn.run import Run
+from drgn.score import score
+
+
+def make(run, **options):
+    return analyze(**{**compose("analyze"), "run": run, "kmeans": 4, **options})
+
+
+@pytest.fixture(scope="module")
+def report(finished):
+    return make(finished)
+
+
+def test_everything_is_written(finished, report):
+    folder = finished / "analysis"
+    assert report == folder / "report.html"
+    for name in ("pca.png", "umap.png", "truth.png", "map.png", "kmeans4/maps.png", "pc1/slices.png"):
+        assert (folder / name).stat().st_size > 10_000
+    for name, count in (("kmeans4", 4), ("pc1", 5), ("pc2", 5), ("average", 1)):
+        assert len(list((folder / name).glob("vol_*.mrc"))) == count
+    assert not list(folder.rglob(".*"))
+
+
+def test_arrays_are_keyed_by_particle(finished, report):
+    key = Run.open(finished).latents().key
+    with np.load(finished / "analysis" / "embedding.npz") as arrays:
+        np.testing.assert_array_equal(arrays["key"], key)
+        assert arrays["pca"].shape == (len(key), 3)
+        assert arrays["umap"].shape == (len(key), 2)
+    with np.load(finished / "analysis" / "kmeans4" / "labels.npz") as arrays:
+        np.testing.assert_array_equal(arrays["key"], key)
+        assert set(arrays["label"]) == {0, 1, 2, 3}
+
+
+def test_the_report_stands_alone(report):
+    text = report.read_text()
+    assert "://" not in text
+    assert "<script" not in text
+    assert text.count("data:image/png") >= 8
+    for title in ("Data and training", "principal components", "UMAP", "Maps of the clusters", "truth"):
+        assert title in text
+
+
+def test_the_findings_are_printed(finished, report, capsys):
+    make(finished, umap=False, volumes=False, output=finished / "quick")
+    printed = capsys.readouterr().out
+    assert "120 particles, zdim 3" in printed
+    assert "ari_attached 1.000" in printed
+    assert printed.splitlines()[-1] == f"Report: {finished / 'quick' / 'report.html'}"
+    assert not list((finished / "quick").rglob("*.mrc"))
+
+
+def test_a_one_dimensional_latent(make_run):
+    run = make_run(1)
+    text = make(run).read_text()
+    assert len(list((run / "analysis" / "percentiles").glob("vol_*.mrc"))) == 6
+    assert (run / "analysis" / "histogram.png").is_file()
+    assert "UMAP" not in text
+
+
+def test_a_two_dimensional_latent_is_shown_as_it_is(make_run):
+    assert "no UMAP was made" in make(make_run(2), volumes=False).read_text()
+
+
+def test_a_run_without_a_latent(make_run, capsys):
+    run = make_run(0)
+    text = make(run).read_text()
+    assert "all particles were reconstructed as one structure" in text
+    assert len(list((run / "analysis").rglob("*.mrc"))) == 1
+    assert "One map" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no latent"):
+        score(**{**compose("score"), "run": run})
+
+
+def test_score(finished, capsys):
+    scores = score(**{**compose("score"), "run": finished})
+    assert scores["ari_attached"] == 1
+    assert scores["spearman_motion"] > 0.95
+    assert json.loads((finished / "analysis" / "score.json").read_text()) == scores
+    assert "ari_attached 1.000" in capsys.readouterr().out
+
+
+def test_score_without_a_truth(make_run, star, tmp_path):
+    from drgn.formats.particles import Particles
+
+    Particles.from_file(star).save(tmp_path / "unknown.star")
+    run = make_run(2)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(str(star), str(tmp_path / "unknown.star")))
+    with pytest.raises(InputError, match=r"truth .* not known.*drgn simulate"):
+        score(**{**compose("score"), "run": run})

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from drgn.analysis import clusters, selection
+from drgn.command import compose
+from drgn.errors import InputError
+from drgn.filter import filter as select
+from drgn.formats.particles import Particles
+from drgn.run import Run
+
+
+def make(run, output, **options):
+    return select(**{**compose("filter"), "run": run, "kmeans": 4, "output": output, **options})
+
+
+@pytest.fixture(scope="module")
+def labels(finished):
+    """Labels of a k-means that was written with the particles in another order."""
+    latents = Run.open(finished).latents()
+    shuffled = np.random.default_rng(0).permutation(len(latents.key))
+    result = clusters.kmeans(latents.z[shuffled], 4, seed=0)
+    folder = finished / "analysis" / "kmeans4"
+    folder.mkdir(parents=True, exist_ok=True)
+    selection.write_labels(folder / selection.LABELS, latents.key[shuffled], result)
+    back = np.empty(len(shuffled), np.int64)
+    back[shuffled] = result.labels
+    return back
+
+
+def test_clusters_are_joined_by_key(finished, labels, tmp_path):
+    kept = make(finished, tmp_path / "kept.star", clusters=[0, 2])
+    expected = np.isin(labels, [0, 2])
+    assert kept == expected.sum()
+    found = Particles.from_file(tmp_path / "kept.star")
+    key = Run.open(finished).particles().table["key"].to_numpy()
+    assert set(found.table["image_index"]) == set(np.flatnonzero(expected))
+    assert {name.partition("@")[0] for name in found.table["key"]} == {
+        name.partition("@")[0] for name in key[expected]
+    }
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".npy", ".txt"])
+def test_rows_of_the_original_file(finished, labels, tmp_path, suffix):
+    from drgn.formats.cryodrgn import read_indices
+
+    make(finished, tmp_path / f"rows{suffix}", clusters=[1], invert=True)
+    np.testing.assert_array_equal(read_indices(tmp_path / f"rows{suffix}"), np.flatnonzero(labels != 1))
+
+
+def test_conditions_intersect(finished, labels, tmp_path, capsys):
+    z = Run.open(finished).latents().z
+    np.save(tmp_path / "half.npy", np.arange(0, len(z), 2))
+    limit = float(np.median(np.linalg.norm(z, axis=1)))
+    expected = np.isin(labels, [0, 1]) & (np.linalg.norm(z, axis=1) <= limit) & (np.arange(len(z)) % 2 == 0)
+    kept = make(
+        finished, tmp_path / "k.npy", clusters=[0, 1], max_z_norm=limit, indices=tmp_path / "half.npy"
+    )
+    assert kept == expected.sum() > 0
+    np.testing.assert_array_equal(np.load(tmp_path / "k.npy"), np.flatnonzero(expected))
+    assert f"Kept {kept} of {len(z)} particles" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, "needs a condition"),
+        ({"max_z_norm": -1.0}, "keeps none of the 120 particles"),
+        ({"clusters": [9]}, "clusters: 9 is not one of"),
+        ({"clusters": [0], "kmeans": 7}, r"no k-means with 7 clusters .it has kmeans=4"),
+    ],
+)
+def test_mistakes_are_one_sentence(finished, labels, tmp_path, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make(finished, tmp_path / "kept.star", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_suffix(finished, labels, tmp_path):
+    with pytest.raises(InputError, match=r"\.star, \.cs, \.pkl, \.npy or \.txt"):
+        make(finished, tmp_path / "kept.csv", clusters=[0])

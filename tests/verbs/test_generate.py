@@ -1,0 +1,71 @@
+import subprocess
+import sys
+
+import mrcfile
+import numpy as np
+import pytest
+
+from drgn.command import compose
+from drgn.errors import InputError
+from drgn.generate import generate
+from drgn.run import Run
+
+
+def make(run, **options):
+    return generate(**{**compose("generate"), "run": run, **options})
+
+
+def test_volumes_at_given_latents_are_those_of_the_run(finished, tmp_path):
+    z = np.array([[0.0, 0, 0], [1, 2, 3]], np.float32)
+    paths = make(finished, z=z.tolist(), output=tmp_path)
+    assert [path.name for path in paths] == ["vol_000.mrc", "vol_001.mrc"]
+    for path, expected in zip(paths, Run.open(finished).volumes(z), strict=True):
+        with mrcfile.open(path) as file:
+            np.testing.assert_allclose(file.data, expected, rtol=1e-5, atol=1e-7)
+            assert float(file.voxel_size.x) == 12
+
+
+def test_volumes_go_to_the_run_by_default(finished):
+    assert make(finished, z=[0, 0, 0])[0] == finished / "volumes" / "vol_000.mrc"
+
+
+def test_kmeans_and_files_of_latents(finished, tmp_path):
+    first = make(finished, kmeans=3, output=tmp_path / "a")
+    again = make(finished, z_file=tmp_path / "a" / "z_values.txt", output=tmp_path / "b")
+    assert len(first) == 3
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_allclose(
+            mrcfile.read(a), mrcfile.read(b), atol=1e-4 * np.abs(mrcfile.read(a)).max()
+        )
+
+
+def test_a_run_without_a_latent_has_one_volume(make_run):
+    run = make_run(0)
+    assert len(make(run)) == 1
+    with pytest.raises(InputError, match="no latent"):
+        make(run, z=[1.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, "exactly one of"),
+        ({"z": [1, 2]}, "has 2 numbers, but the latent of this run has 3 dimensions"),
+        ({"z": [1, 2, 3], "kmeans": 2}, "z and kmeans are given"),
+        ({"kmeans": 1000}, "number of different latents, 120"),
+    ],
+)
+def test_mistakes_are_one_sentence(finished, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make(finished, **options)
+
+
+def test_the_command_line(finished, tmp_path):
+    command = [sys.executable, "-m", "drgn.generate", f"run={finished}", f"output={tmp_path}/new"]
+    done = subprocess.run([*command, "z=[[0,0,0],[1,0,0]]"], capture_output=True, text=True, check=True)
+    assert "2 volumes in" in done.stdout
+    assert (tmp_path / "new" / "vol_001.mrc").is_file()
+    wrong = subprocess.run([*command, "z=[1]"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+    assert "3 dimensions" in wrong.stderr
