@@ -96,15 +96,21 @@ class BackProjectingEncoder(nn.Module):
         grid = half_lattice(self.grid_size, 3, radius_px)
         slots = torch.full((self.grid_size**3,), len(grid))  # one more slot takes what falls outside
         slots[grid.index] = torch.arange(len(grid))
+        # what falls on the other half of the plane z = 0 belongs to its Friedel mate, conjugated
+        slots[grid.mirror] = torch.arange(len(grid))
+        mate = torch.ones(self.grid_size**3)
+        mate[grid.mirror] = -1.0
         self.n_voxels = len(grid)
         self.register_buffer("frequencies", plane * box_size / self.grid_size)
         self.register_buffer("slots", slots)
+        self.register_buffer("mate", mate)
         self.network = ResidualMLP(
             in_dim=3 * len(grid), hidden_dim=hidden_dim, layers=layers, out_dim=2 * zdim
         )
 
     frequencies: Tensor
     slots: Tensor
+    mate: Tensor
 
     def features(self, seen: Observation) -> Tensor:
         """Real part, imaginary part and weight of each voxel, (B, voxels, 3)."""
@@ -116,7 +122,9 @@ class BackProjectingEncoder(nn.Module):
         image = torch.arange(n_images, device=voxel.device).repeat_interleave(n)
         slot = self.slots[voxel] + image * (self.n_voxels + 1)
         volume = samples.new_zeros(n_images * (self.n_voxels + 1), 3)
-        volume.index_add_(0, slot.flatten(), (share.unsqueeze(-1) * samples.flatten(0, 1)).flatten(0, 1))
+        parts = share.unsqueeze(-1) * samples.flatten(0, 1)
+        parts[..., 1] *= self.mate[voxel]
+        volume.index_add_(0, slot.flatten(), parts.flatten(0, 1))
         return volume.unflatten(0, (n_images, -1))[:, : self.n_voxels]
 
     def forward(self, seen: Observation) -> tuple[Tensor, Tensor]:
