@@ -1,5 +1,6 @@
 """A small model and a batch that any model of conf/ must be able to take."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,7 @@ from drgn.physics.rotations import random_rotations
 from drgn.run import build_reconstructor
 
 BOX, N = 16, 40
+composed = functools.cache(lambda overrides: compose("train", overrides))
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def make_model() -> Callable[..., Reconstructor]:
     """Overrides of `drgn train` -> a model of box 16 for 40 particles."""
 
     def make(*overrides: str, seed: int = 0) -> Reconstructor:
-        config = compose("train", ["model=128x3", "model.hidden_dim=24", *overrides])
+        config = composed(("model=128x3", "model.hidden_dim=24", *overrides))
         radius = half_lattice(BOX, 2).frequencies.norm(dim=1)
         torch.manual_seed(seed)
         return build_reconstructor(

@@ -1,4 +1,4 @@
-"""What every component that conf/ offers must do, whoever wrote it: a new YAML is tested without a line here."""
+"""What every component that conf/ offers must do: a new YAML is tested without a line here."""
 
 import copy
 import io

@@ -65,7 +65,7 @@ def toy_molecule(motion: float, attached: bool, seed: int = 7) -> GaussianPhanto
     Parameters
     ----------
     motion
-        0 to 1: the arm turns by 0 to 90 degrees about a hinge at the edge of the body.
+        0 to 1: the arm turns by 0 to 70 degrees about a hinge at the edge of the body.
     attached
         Whether the lobe is there.
     seed
@@ -76,7 +76,7 @@ def toy_molecule(motion: float, attached: bool, seed: int = 7) -> GaussianPhanto
     arm = _blobs(generator, 36, (22.0, 38.0, 0.0), (10.0, 34.0, 10.0))
     lobe = _blobs(generator, 40, (-38.0, 16.0, 10.0), (20.0, 20.0, 20.0))
     hinge = torch.tensor([22.0, 4.0, 0.0], dtype=torch.float64)
-    angle = torch.tensor(math.radians(90.0 * motion - 45.0), dtype=torch.float64)
+    angle = torch.tensor(math.radians(70.0 * motion - 35.0), dtype=torch.float64)
     c, s = angle.cos(), angle.sin()
     zero, one = torch.zeros_like(c), torch.ones_like(c)
     # about the x axis
