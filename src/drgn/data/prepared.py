@@ -41,7 +41,8 @@ class Meta:
         Grey values of the particle images per unit of the prepared transform, for a volume's inverse
         transform on the training box.
     rejected
-        Rows whose image is constant or not finite; they hold zeros and are never used.
+        Rows whose image is constant, not finite, or too far above the noise to be kept in half precision;
+        they hold zeros and are never used.
     """
 
     n: int
@@ -158,12 +159,14 @@ def _build(
     for start in range(state["done"], n, _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, n))
         images = torch.from_numpy(read_images(particles, rows))
-        good = images.isfinite().all(-1).all(-1) & (images.flatten(1).std(dim=1) > 0)
+        good = _usable(images)
         images[~good] = 0
         images = (images - images[:, background].mean(1)[:, None, None]) * taper * sign[rows, None, None]
         transform = fourier.crop(fourier.fft(images, 2), box_size, 2)
-        values = torch.view_as_real(lattice.gather(transform)) * scale
-        out[rows] = values.to(torch.float16).numpy()
+        values = (torch.view_as_real(lattice.gather(transform)) * scale).to(torch.float16)
+        good &= values.isfinite().all(-1).all(-1)
+        values[~good] = 0
+        out[rows] = values.numpy()
         state["rejected"] += rows[~good.numpy()].tolist()
         state["done"] = int(rows[-1]) + 1
         out.flush()
@@ -194,22 +197,36 @@ def _ring(box_size: int) -> Tensor:
 def _noise_std(particles: Particles) -> float:
     """Standard deviation of the background over about 1,000 evenly spaced images.
 
-    Images without noise (simulated, for tests) are measured as a whole instead.
+    Images far louder than the others do not count. Images without noise (simulated, for tests) are measured
+    as a whole instead.
     """
     rows = np.unique(np.linspace(0, len(particles) - 1, min(len(particles), 1000)).astype(np.int64))
     ring = _ring(particles.box_size)
     background, everything = [], []
     for chunk in np.array_split(rows, max(1, len(rows) // _CHUNK)):
         images = torch.from_numpy(read_images(particles, chunk))
-        images = images[images.isfinite().all(-1).all(-1)]
-        background.append(images[:, ring].var(dim=1))
-        everything.append(images.flatten(1).var(dim=1))
-    noise, total = torch.cat(background).mean(), torch.cat(everything).mean()
-    if not total > 0:
+        images = images[_usable(images)]
+        if len(images):
+            background.append(images[:, ring].var(dim=1))
+            everything.append(images.flatten(1).var(dim=1))
+    if not everything:
         raise InputError(
             f"{particles.source.path}: the images are empty (constant or not finite), not particles"
         )
+    noise, total = _without_outliers(background), _without_outliers(everything)
     return float((noise if noise > 1e-4 * total else total).sqrt())
+
+
+def _usable(images: Tensor) -> Tensor:
+    """Which of (n, D, D) are finite and not constant, (n,) bool."""
+    flat = images.flatten(1)
+    return flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
+
+
+def _without_outliers(variances: list[Tensor]) -> Tensor:
+    """Mean of the variances that are not far above their median."""
+    values = torch.cat(variances)
+    return values[values <= 10 * values.median()].mean()
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:

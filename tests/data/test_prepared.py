@@ -1,0 +1,253 @@
+import itertools
+import os
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from drgn.data import prepared
+from drgn.data.prepared import PreparedStack, prepare
+from drgn.errors import InputError
+from drgn.physics import fourier
+from drgn.physics.grids import half_lattice
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Particles -> prepared stack of box 16."""
+
+    def prepare_(particles, box_size=16, window=True, progress=None, cache="prepared"):
+        return prepare(particles, box_size=box_size, window=window, cache=tmp_path / cache, progress=progress)
+
+    return prepare_
+
+
+def everything(stack):
+    return stack.read(np.arange(stack.meta.n))
+
+
+@pytest.mark.parametrize("window", [True, False])
+@pytest.mark.parametrize(("size", "box"), [(16, 16), (32, 16), (17, 16)])
+def test_noise_has_variance_one(make_particles, noise, make, size, box, window):
+    stack = make(make_particles(5 + noise(400, size, std=37.0)), box, window)
+    assert stack.meta.noise_std == pytest.approx(37.0, rel=0.02)
+    values = everything(stack)
+    assert values.shape == (400, len(half_lattice(box, 2)))
+    assert values.abs().square().mean().item() == pytest.approx(1.0, abs=0.03)
+    assert values.real.square().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert values.mean().abs() < 0.02
+
+
+def test_the_values_are_the_images_transform(make_particles, noise, make):
+    # without a window and in the same box only the background's mean is taken away, and k = 0 is left out
+    images = noise(3, 16, std=2.0)
+    stack = make(make_particles(images), window=False)
+    expected = (
+        half_lattice(16, 2).gather(fourier.fft(torch.from_numpy(images), 2)) / 16 / stack.meta.noise_std
+    )
+    torch.testing.assert_close(everything(stack).to(torch.complex128), expected, atol=2e-3, rtol=2e-3)
+
+
+def test_parseval(make_particles, noise, make):
+    # all that lies inside Nyquist: half of it is in the stack, the mates are the other half
+    image = fourier.ifft(
+        half_lattice(16, 2).scatter(torch.randn(1, len(half_lattice(16, 2)), dtype=torch.complex128)), 2
+    ).real
+    stack = make(make_particles(image.numpy()), window=False)
+    power = 2 * everything(stack).abs().square().sum() * stack.meta.noise_std**2
+    assert power.item() == pytest.approx(image.square().sum().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("size", "box"), [(16, 16), (32, 16)])
+def test_the_density_scale_gives_the_grey_values_of_the_images(make_particles, noise, make, size, box):
+    # images of a molecule along z, whose transform is also the slice of the volume that is wanted
+    axis = torch.arange(size, dtype=torch.float64) - size // 2
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    width = 2.0 * size / box  # in pixels: 2 of the training box
+    density = 7.0 * torch.exp(-0.5 * ((x - width) ** 2 + y**2 + (z + width) ** 2) / width**2)
+    image = density.sum(0)
+    images = image.numpy() + noise(300, size, std=3.0)
+    stack = make(make_particles(images), box, window=False)
+    mean = everything(stack).mean(0)
+    central = fourier.crop(fourier.fft(density, 3), box, 3)
+    plane = half_lattice(box, 2).gather(central[box // 2])
+    unit = (mean * plane.conj()).real.sum() / plane.abs().square().sum()  # of the prepared transform
+    volume = fourier.ifft(central * unit, 3).real * stack.meta.density_scale
+    step = size // box
+    voxels = density[::step, ::step, ::step]  # the grey values of the images, on the training grid
+    assert (volume - voxels).abs().max() < 0.05 * 7.0
+    assert volume.max().item() == pytest.approx(7.0, rel=0.03)
+
+
+def test_the_window_leaves_the_middle_and_removes_the_corners(make_particles, make):
+    image = np.zeros((2, 32, 32))
+    image[0, 16, 20], image[1, 1, 1] = 100.0, 100.0  # the corner's pixel is not that of a particle
+    image += np.random.default_rng(0).normal(size=image.shape)
+    kept = everything(make(make_particles(image))).abs().square().sum(1)
+    all_ = everything(make(make_particles(image, name="other"), window=False)).abs().square().sum(1)
+    assert kept[1] < 0.1 * all_[1]
+    assert kept[0] > 0.9 * all_[0]
+
+
+def test_dark_protein_is_turned_bright(make_particles, noise, make):
+    images = noise(5, 16)
+    bright = everything(make(make_particles(images, name="bright")))
+    dark = everything(make(make_particles(-images, name="dark", data_sign=-1.0)))
+    assert torch.equal(bright, dark)
+    assert not torch.equal(bright, everything(make(make_particles(-images, name="wrong"))))
+
+
+def test_bad_images_are_set_aside_and_do_not_disturb_the_others(make_particles, noise, make):
+    images = noise(600, 16, std=3.0)
+    expected = everything(make(make_particles(images, name="good")))
+    bad = images.copy()
+    bad[0] = np.nan
+    bad[7, 3, 3] = np.inf
+    bad[300] = 4.0  # constant
+    bad[301:330] = 0.0
+    bad[599, 0, 0] = -np.inf
+    stack = make(make_particles(bad, name="bad"))
+    rejected = [0, 7, 300, *range(301, 330), 599]
+    assert stack.meta.rejected == rejected
+    values = everything(stack)
+    assert values.isfinite().all()
+    assert not values[rejected].any()
+    good = np.setdiff1d(np.arange(600), rejected)
+    assert stack.meta.noise_std == pytest.approx(3.0, rel=0.01)
+    torch.testing.assert_close(values[good], expected[good], rtol=0.01, atol=0.01)
+
+
+def test_one_wild_image_does_not_disturb_the_others(make_particles, noise, make):
+    images = noise(200, 16)
+    images[50] *= 1e9  # finite, but beyond half precision in units of the noise
+    stack = make(make_particles(images))
+    assert stack.meta.noise_std == pytest.approx(1.0, rel=0.02)
+    assert everything(stack).isfinite().all()
+    assert stack.meta.rejected == [50]
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_stack_without_particles_is_refused(make_particles, make, tmp_path, value):
+    with pytest.raises(InputError, match=r"particles\.star: the images are empty"):
+        make(make_particles(np.full((4, 16, 16), value)))
+    assert not list(tmp_path.glob("prepared/*/meta.json"))
+
+
+@pytest.mark.parametrize("box", [15, 18, 6, 0, -16])
+def test_a_box_that_is_odd_or_too_large_is_refused(make_particles, noise, make, box):
+    with pytest.raises(
+        InputError, match=rf"dataset\.box_size={box}: expected an even number from 8 to .* 16"
+    ):
+        make(make_particles(noise(3, 16)), box)
+
+
+def test_missing_images_are_named(make_particles, noise, make, tmp_path):
+    particles = make_particles(noise(3, 16))
+    (tmp_path / "particles.mrcs").unlink()
+    with pytest.raises(InputError, match=r"particles\.mrcs was not found"):
+        make(particles)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_killed_build_goes_on_where_it_stopped(make_particles, noise, make, tmp_path, monkeypatch, after):
+    monkeypatch.setattr(prepared, "_CHUNK", 16)
+    images = noise(60, 16)
+    images[5] = np.nan
+    particles = make_particles(images)
+    whole = make(particles, cache="whole")
+    count = itertools.count(1)
+
+    def kill(done, total):
+        assert total == 60
+        if next(count) == after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        make(particles, progress=kill)
+    assert [path.suffix for path in (tmp_path / "prepared").iterdir()] == [".partial"]
+    done = []
+    stack = make(particles, progress=lambda n, _: done.append(n))
+    assert done == [16, 32, 48, 60][after:]
+    assert stack.meta == whole.meta
+    for name in ("images.f16", "meta.json"):
+        assert (stack.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert [path.name for path in (tmp_path / "prepared").iterdir()] == [stack.folder.name]
+    assert sorted(path.name for path in stack.folder.iterdir()) == ["images.f16", "meta.json"]
+
+
+def test_a_chunk_that_was_only_half_written_is_made_again(make_particles, noise, make, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepared, "_CHUNK", 16)
+    particles = make_particles(noise(60, 16))
+    whole = make(particles, cache="whole")
+
+    def kill(done, total):
+        raise Killed
+
+    with pytest.raises(Killed):
+        make(particles, progress=kill)
+    (partial,) = (tmp_path / "prepared").iterdir()
+    with open(partial / "images.f16", "r+b") as file:
+        file.seek(20 * len(half_lattice(16, 2)) * 4)
+        file.write(b"\xff" * 1000)
+    assert torch.equal(everything(make(particles)), everything(whole))
+
+
+def test_a_finished_stack_is_not_made_again(make_particles, noise, make, monkeypatch):
+    particles = make_particles(noise(10, 16))
+    first = make(particles)
+    monkeypatch.setattr(prepared, "_build", None)
+    assert make(particles).folder == first.folder
+
+
+def test_whatever_the_stack_depends_on_is_in_its_name(make_particles, noise, make, tmp_path):
+    images = noise(10, 32)
+    particles = make_particles(images)
+
+    def folder(p=particles, **options):
+        return make(p, **options).folder.name
+
+    names = {
+        "as it is": folder(),
+        "box": folder(box_size=20),
+        "window": folder(window=False),
+        "sign": folder(make_particles(images, data_sign=-1.0)),
+        "rows": folder(particles.select(np.arange(9))),
+        "order": folder(particles.select(np.arange(10)[::-1])),
+    }
+    table = particles.table.assign(pixel_size_A=5.0)
+    names["pixel"] = folder(type(particles)(table, particles.rotation, particles.source))
+    os.utime(tmp_path / "particles.mrcs", ns=(0, 1))
+    names["mtime"] = folder()
+    assert len(set(names.values())) == len(names)
+    # poses and CTF are not in the stack: a new refinement does not prepare the images again
+    assert (
+        folder(type(particles)(particles.table.assign(defocus_u_A=9.0), None, particles.source))
+        == names["mtime"]
+    )
+
+
+def test_rows_are_read_in_the_order_asked_for(make_particles, noise, make):
+    stack = make(make_particles(noise(10, 16)))
+    values = everything(stack)
+    assert torch.equal(stack.read(np.array([7, 0, 7])), values[[7, 0, 7]])
+    assert values.dtype == torch.complex64
+    assert torch.equal(everything(PreparedStack(stack.folder)), values)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(make_particles, noise, make, monkeypatch):
+    monkeypatch.setattr(prepared, "_CHUNK", 16)
+    peaks = []
+    for n in (1200, 4800):
+        particles = make_particles(noise(n, 16), name=f"stack{n}")
+        particles.require_images()
+        tracemalloc.start()  # numpy's arrays: the images as they are read
+        make(particles, progress=lambda done, total: None)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    per_image = 16 * 16 * 4
+    assert peaks[1] - peaks[0] < 0.5 * 3600 * per_image
