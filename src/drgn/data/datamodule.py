@@ -145,7 +145,7 @@ class ParticleDataModule(pl.LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer and split else (0, 1)
         # evaluation needs no gradients: larger batches cost nothing
         size = self.batch_size if seed is not None else max(self.batch_size, 64)
-        sampler = Batches(rows, size, seed, rank, world)
+        sampler = Batches(rows, self.dataset.group.numpy()[rows], size, seed, rank, world)
         return DataLoader(
             self.dataset,
             batch_size=None,

@@ -35,6 +35,8 @@ class ParticleDataset(Dataset[Batch]):
             )
         table = particles.table
         self.stack = stack
+        _, group = np.unique(table["group"].to_numpy(str), return_inverse=True)
+        self.group = torch.from_numpy(group.astype(np.int64))
         self.rotation = torch.from_numpy(particles.rotation.astype(np.float32))
         shift_A = table[["shift_x_A", "shift_y_A"]].to_numpy(np.float64)
         self.shift_px = torch.from_numpy(np.nan_to_num(shift_A) / stack.meta.pixel_size_A).float()
@@ -52,6 +54,7 @@ class ParticleDataset(Dataset[Batch]):
         index = torch.from_numpy(rows)
         return Batch(
             row=index,
+            group=self.group[index],
             image=self.stack.read(rows),
             rotation=self.rotation[index],
             shift_px=self.shift_px[index],
@@ -63,43 +66,48 @@ class ParticleDataset(Dataset[Batch]):
     def signal_amplitude(self, rows: NDArray[np.int64], limit: int = 2000) -> Tensor:
         """Expected root-mean-square of the volume's transform at each frequency of the image lattice, (P,).
 
-        From the power of up to `limit` images by shells, less the noise (1), divided by the mean CTF^2.
+        From the power of up to `limit` images by shells, less that of the noise (1, or CTF^2 in a premultiplied
+        image), divided by that of the CTF (CTF^2 or CTF^4).
         """
         chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), limit)).astype(np.int64))]
         frequencies = self.stack.lattice.frequencies
         shell = (frequencies.norm(dim=1) * self.stack.meta.box_size).round().long()
-        power, transfer = torch.zeros(2, len(frequencies), dtype=torch.float64)
+        power, noise, transfer = torch.zeros(3, len(frequencies), dtype=torch.float64)
         for part in np.array_split(chosen, max(1, len(chosen) // 256)):
             batch = self[part]
             contrast, _ = imaging.transfer(
                 frequencies, batch["pixel_size_A"], batch["ctf_parameters"], batch["shift_px"]
             )
-            image = batch["image"].abs().square()
-            c2 = contrast.square()
-            # a premultiplied image has the noise CTF^2 and the signal CTF^2 CTF^2: divide both by CTF^2
-            image = torch.where(batch["premultiplied"][:, None], image / (c2 + 0.01), image)
-            power += image.double().sum(0)
-            transfer += c2.double().sum(0)
+            c2 = contrast.double().square()
+            premultiplied = batch["premultiplied"][:, None]
+            power += batch["image"].abs().double().square().sum(0)
+            noise += torch.where(premultiplied, c2, 1.0).sum(0)
+            transfer += torch.where(premultiplied, c2.square(), c2).sum(0)
 
         def shell_mean(values: Tensor) -> Tensor:
             total = torch.zeros(int(shell.max()) + 1, dtype=torch.float64).index_add_(0, shell, values)
             return (total / torch.bincount(shell).clamp(min=1))[shell] / len(chosen)
 
-        signal = (shell_mean(power) - 1).clamp(min=1e-3) / shell_mean(transfer).clamp(min=1e-3)
+        unit = shell_mean(noise).clamp(min=1e-6)
+        signal = (shell_mean(power) / unit - 1).clamp(min=1e-3) / (shell_mean(transfer) / unit).clamp(
+            min=1e-3
+        )
         return signal.sqrt().float()
 
 
 class Batches(Sampler[NDArray[np.int64]]):
-    """Shuffled batches, the same for the same seed and epoch; each process of a run takes its share.
+    """Batches of rows, shuffled the same way for the same seed and epoch; each process takes its share.
 
     Parameters
     ----------
     rows
         What to draw from.
+    group
+        (len(rows),) the physical particle of each row: its images are never parted.
     batch_size
-        Rows per batch; the last batch is smaller.
+        Rows per batch; a batch ends with the particle that fills it.
     seed
-        Of the order; None keeps the order of `rows`.
+        Of the order; None keeps the order of particles.
     rank, world_size
         This process, and how many there are. All get equally many batches.
     """
@@ -107,28 +115,49 @@ class Batches(Sampler[NDArray[np.int64]]):
     def __init__(
         self,
         rows: NDArray[np.int64],
+        group: NDArray[np.int64],
         batch_size: int,
         seed: int | None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        _, particle = np.unique(group, return_inverse=True)
+        order = np.argsort(particle, kind="stable")
+        self._rows = rows[order]
+        self._sizes = np.bincount(particle)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        if seed is None and (self._sizes == 1).all():
+            self._rows, self._starts = rows, np.arange(len(rows))
+
+        # the same in every epoch: the trainer asks once
+        self._n_batches = min(len(self._sizes), -(-len(rows) // batch_size))
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
         self.epoch = epoch
 
+    def _plan(self) -> list[NDArray[np.int64]]:
+        """All batches of the epoch."""
+        particles = np.arange(len(self._starts))
+        if self.seed is not None:
+            particles = np.random.default_rng([self.seed, self.epoch]).permutation(particles)
+        sizes = self._sizes[particles]
+        ends = np.cumsum(sizes)
+        within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes, sizes)
+        rows = self._rows[np.repeat(self._starts[particles], sizes) + within]
+        # a batch ends with the particle in which a multiple of the batch size falls, but each has one at least
+        i = np.arange(1, self._n_batches)
+        last = np.maximum.accumulate(np.searchsorted(ends, i * self.batch_size) - i) + i
+        last = np.minimum(last, len(particles) - 1 - self._n_batches + i)
+        return np.split(rows, ends[last])
+
     def __len__(self) -> int:
-        share = -(-len(self.rows) // self.world_size)
-        return -(-share // self.batch_size)
+        return -(-self._n_batches // self.world_size)
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        rows = self.rows
-        if self.seed is not None:
-            rows = np.random.default_rng([self.seed, self.epoch]).permutation(rows)
-        share = -(-len(rows) // self.world_size)
-        mine = np.resize(rows, share * self.world_size)[self.rank :: self.world_size]
-        for start in range(0, len(mine), self.batch_size):
-            yield mine[start : start + self.batch_size]
+        plan = self._plan()
+        for i in range(self.rank, -(-len(plan) // self.world_size) * self.world_size, self.world_size):
+            yield plan[i % len(plan)]

@@ -18,6 +18,8 @@ class Observation(NamedTuple):
     ----------
     row
         (B,) int64, row of the particle table.
+    group
+        (B,) int64, the physical particle.
     centred
         (B, P) complex, the image centred and multiplied by its CTF, in units of the noise.
     weight
@@ -27,6 +29,7 @@ class Observation(NamedTuple):
     """
 
     row: Tensor
+    group: Tensor
     centred: Tensor
     weight: Tensor
     rotation: Tensor

@@ -9,24 +9,52 @@ from drgn.models.encoders import Observation
 
 
 class Posterior(NamedTuple):
-    """A diagonal Gaussian over the latent of each image.
+    """A diagonal Gaussian over the latent of each image; images of one physical particle share it.
 
     Attributes
     ----------
     mean, logvar
-        (B, Z) float32.
+        (B, Z) float32, equal for the images of one particle.
+    particle
+        (B,) int64, which of the batch's particles each image shows, from 0.
     """
 
     mean: Tensor
     logvar: Tensor
+    particle: Tensor
 
     def sample(self) -> Tensor:
-        """One draw (B, Z), differentiable in mean and logvar."""
-        return self.mean + torch.randn_like(self.mean) * (0.5 * self.logvar).exp()
+        """One draw for each particle, given to each of its images (B, Z); differentiable."""
+        noise = torch.randn_like(self.mean)[self.particle]
+        return self.mean + noise * (0.5 * self.logvar).exp()
 
     def kl(self) -> Tensor:
-        """KL divergence (B,) in nats from the prior N(0, I) (P6)."""
-        return 0.5 * (self.mean**2 + self.logvar.exp() - self.logvar - 1).sum(-1)
+        """KL divergence in nats from the prior N(0, I) (P6), shared out over a particle's images, (B,)."""
+        whole = 0.5 * (self.mean**2 + self.logvar.exp() - self.logvar - 1).sum(-1)
+        return whole / torch.bincount(self.particle)[self.particle]
+
+
+def pooled(mean: Tensor, logvar: Tensor, group: Tensor) -> Posterior:
+    """Bring the posteriors of single images together into one for each particle: their product.
+
+    For Gaussians the precisions add up. The encoder is trained through this product, so that what it says of
+    one image already allows for the others.
+
+    Parameters
+    ----------
+    mean, logvar
+        (B, Z), from each image alone.
+    group
+        (B,) int64, equal for images of one particle.
+    """
+    groups, particle = torch.unique(group, return_inverse=True)
+    if len(groups) == len(group):
+        return Posterior(mean, logvar, particle)
+    precision = (-logvar).exp()
+    shape = (len(groups), mean.shape[1])
+    total = mean.new_zeros(shape).index_add(0, particle, precision)
+    weighted = mean.new_zeros(shape).index_add(0, particle, precision * mean)
+    return Posterior((weighted / total)[particle], -total.log()[particle], particle)
 
 
 class VAELatent(nn.Module):
@@ -46,8 +74,9 @@ class VAELatent(nn.Module):
         self.zdim = zdim
 
     def forward(self, seen: Observation) -> Posterior:
-        """Posterior of each image."""
-        return Posterior(*self.encoder(seen))
+        """Posterior of each image's particle."""
+        mean, logvar = self.encoder(seen)
+        return pooled(mean, logvar, seen.group)
 
 
 class TableLatent(nn.Module):
@@ -56,7 +85,7 @@ class TableLatent(nn.Module):
     Parameters
     ----------
     n_particles
-        N, rows of the table.
+        Rows of the particle table; `group` counts up to it at most.
     zdim
         Z.
     """
@@ -71,7 +100,8 @@ class TableLatent(nn.Module):
 
     def forward(self, seen: Observation) -> Posterior:
         """Posterior of each particle, whatever its image."""
-        return Posterior(self.mean(seen.row), self.logvar(seen.row))
+        _, particle = torch.unique(seen.group, return_inverse=True)
+        return Posterior(self.mean(seen.group), self.logvar(seen.group), particle)
 
 
 class NoLatent(nn.Module):

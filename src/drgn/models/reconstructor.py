@@ -96,6 +96,7 @@ class Reconstructor(nn.Module):
     def _infer(self, batch: Batch, rotation: Tensor, contrast: Tensor, phase: Tensor) -> Posterior | None:
         seen = Observation(
             row=batch["row"],
+            group=batch["group"],
             centred=imaging.matched_filter(batch["image"], contrast, phase, batch["premultiplied"]),
             weight=contrast.square(),
             rotation=rotation,

@@ -16,12 +16,14 @@ from drgn.physics.fourier import shift_phase
 class Batch(TypedDict):
     """B images with what is known of them.
 
-    row: (B,) int64, row of the particle table. image: (B, P) complex64, transforms in units of the noise.
-    rotation: (B, 3, 3). shift_px: (B, 2), pixels of the training box. pixel_size_A: (B,), of the training
-    box. ctf_parameters: (B, 9). premultiplied: (B,) bool.
+    row: (B,) int64, row of the particle table. group: (B,) int64, the physical particle that the image shows;
+    equal numbers share a latent, as the tilt images of one particle do. image: (B, P) complex64, in units of
+    the noise. rotation: (B, 3, 3). shift_px: (B, 2), pixels of the training box. pixel_size_A: (B,),
+    of the training box. ctf_parameters: (B, 9). premultiplied: (B,) bool.
     """
 
     row: Tensor
+    group: Tensor
     image: Tensor
     rotation: Tensor
     shift_px: Tensor
