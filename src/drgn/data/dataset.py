@@ -66,8 +66,8 @@ class ParticleDataset(Dataset[Batch]):
     def signal_amplitude(self, rows: NDArray[np.int64], limit: int = 2000) -> Tensor:
         """Expected root-mean-square of the volume's transform at each frequency of the image lattice, (P,).
 
-        From the power of up to `limit` images by shells, less that of the noise (1, or CTF^2 in a premultiplied
-        image), divided by that of the CTF (CTF^2 or CTF^4).
+        From the power of up to `limit` images by shells, less that of the noise (1; CTF^2 in a premultiplied
+        image), divided by that of the CTF (CTF^2; CTF^4).
         """
         chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), limit)).astype(np.int64))]
         frequencies = self.stack.lattice.frequencies
@@ -131,7 +131,6 @@ class Batches(Sampler[NDArray[np.int64]]):
         self._starts = np.cumsum(self._sizes) - self._sizes
         if seed is None and (self._sizes == 1).all():
             self._rows, self._starts = rows, np.arange(len(rows))
-
         # the same in every epoch: the trainer asks once
         self._n_batches = min(len(self._sizes), -(-len(rows) // batch_size))
 
@@ -148,7 +147,7 @@ class Batches(Sampler[NDArray[np.int64]]):
         ends = np.cumsum(sizes)
         within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes, sizes)
         rows = self._rows[np.repeat(self._starts[particles], sizes) + within]
-        # a batch ends with the particle in which a multiple of the batch size falls, but each has one at least
+        # a batch ends with the particle in which a multiple of the batch size falls; each has one at least
         i = np.arange(1, self._n_batches)
         last = np.maximum.accumulate(np.searchsorted(ends, i * self.batch_size) - i) + i
         last = np.minimum(last, len(particles) - 1 - self._n_batches + i)
