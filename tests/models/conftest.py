@@ -40,6 +40,7 @@ def batch() -> Batch:
     ctf = torch.tensor([15000.0, 13000.0, 30.0, 0.0, 300.0, 2.7, 0.1, 0.0, 1.0])
     return Batch(
         row=torch.tensor([7, 0, 39, 21]),
+        group=torch.tensor([8, 30, 2, 11]),
         image=torch.randn(n, n_pixels, dtype=torch.complex64, generator=generator),
         rotation=random_rotations(n, generator).float(),
         shift_px=torch.randn(n, 2, generator=generator),

@@ -15,6 +15,7 @@ def seen(rotation, seed=0, n=None):
     pixels = len(half_lattice(BOX, 2))
     return Observation(
         row=torch.arange(n),
+        group=torch.arange(n),
         centred=torch.randn(n, pixels, dtype=torch.complex64, generator=generator),
         weight=torch.rand(n, pixels, generator=generator),
         rotation=rotation.float(),
@@ -41,6 +42,7 @@ def quarter_turn(observation):
 
     return Observation(
         row=observation.row,
+        group=observation.group,
         centred=turned(observation.centred),
         weight=turned(observation.weight.to(torch.complex64)).real,
         rotation=turn @ observation.rotation,

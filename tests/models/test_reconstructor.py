@@ -79,6 +79,7 @@ def batch():
     gain = torch.where(premultiplied[:, None], contrast.square(), contrast)
     return imaging.Batch(
         row=torch.arange(N),
+        group=torch.arange(N),
         image=imaging.observe(slices, gain, phase).to(torch.complex64),
         rotation=rotation.float(),
         shift_px=shift_px.float(),

@@ -67,7 +67,9 @@ def encode(
         rows = batch["row"].cpu().numpy()
         with torch.autocast(device.type, dtype=kind, enabled=autocast is not None):
             if isinstance(reconstructor.latent, TableLatent) and fit is not None and fit[rows].any():
-                _fit_table(reconstructor, batch, torch.from_numpy(fit[rows]).to(device))
+                with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                    torch.manual_seed(0)  # the same latents every time
+                    _fit_table(reconstructor, batch, torch.from_numpy(fit[rows]).to(device))
             with torch.no_grad():
                 prediction = reconstructor(batch)
         residual = torch.view_as_real(prediction.residual).square().sum((-1, -2)) / loss_scale(reconstructor)
@@ -84,11 +86,14 @@ def _on(device: torch.device, batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _fit_table(reconstructor: Reconstructor, batch: Batch, which: torch.Tensor) -> None:
-    """Descend on the table's entries of the chosen images of a batch, everything else fixed."""
+    """Descend on the table's entries of the chosen images of a batch, everything else fixed.
+
+    Latents are drawn, as in training: the variance too must answer to the images. The parts of the model stay
+    in evaluation.
+    """
     table = reconstructor.latent
     assert isinstance(table, TableLatent)
     some = {name: value[which] for name, value in batch.items()}  # type: ignore[index]
-    rows = some["row"]
     parameters = list(reconstructor.parameters())
     before = [p.requires_grad for p in parameters]
     for p in parameters:
@@ -96,16 +101,15 @@ def _fit_table(reconstructor: Reconstructor, batch: Batch, which: torch.Tensor) 
     weights = [table.mean.weight, table.logvar.weight]
     for w in weights:
         w.requires_grad_(True)
-    optimizer = torch.optim.Adam(weights, lr=_FIT_RATE)
+    optimizer = torch.optim.Adam(weights, lr=_FIT_RATE)  # other particles' gradients are 0: they stay
+    reconstructor.training = True
     with torch.enable_grad():
         for _ in range(_FIT_STEPS):
             loss = reconstructor.loss(some, 1 << 60).total.sum()  # type: ignore[arg-type]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    keep = torch.ones(len(weights[0]), dtype=torch.bool, device=rows.device)
-    keep[rows] = False
-    assert all(w.grad is None or not w.grad[keep].any() for w in weights)
+    reconstructor.training = False
     for p, flag in zip(parameters, before, strict=True):
         p.requires_grad_(flag)
         p.grad = None
