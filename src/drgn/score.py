@@ -5,8 +5,9 @@
 
 Prints and writes analysis/score.json. spearman_NAME says how well the latents order the particles by a true
 coordinate (the absolute Spearman correlation; with more than one latent dimension the coordinate is first
-read from each particle's 20 nearest neighbours in the latent space). ari_NAME says how well classes found in
-the latents by a mixture of Gaussians are the true ones (adjusted Rand index). 1 is perfect, 0 is chance.
+read from each particle's 20 nearest neighbours in the latent space). ari_NAME says how well as many classes
+as there are, found in the UMAP of the latents without the truth, are the true ones (adjusted Rand index).
+1 is perfect, 0 is chance.
 """
 
 import json
@@ -24,7 +25,7 @@ def score(*, run: Path, seed: int, trust: list[str]) -> dict[str, float]:
     run
         The run folder, or "latest".
     seed
-        Seed of the mixtures.
+        Of UMAP and of the mixtures.
     trust
         Module prefixes that the run's config may name besides drgn, torch and pytorch_lightning.
 

@@ -93,23 +93,6 @@ def test_mixture_refuses_too_few_particles():
         clusters.gaussian_mixture(np.random.default_rng(0).normal(size=(5, 2)), seed=0, n=4)
 
 
-def test_merged_mixture_separates_bent_classes():
-    rng = np.random.default_rng(0)
-    truth, along = rng.integers(0, 2, 800), rng.uniform(0, 3, 800)
-    radius = 4 + 4 * truth
-    z = np.stack([radius * np.cos(along), radius * np.sin(along)], axis=1) + 0.4 * rng.normal(size=(800, 2))
-    labels = clusters.merged_mixture(z, 2, seed=0).labels
-    assert max((labels == truth).mean(), (labels != truth).mean()) > 0.99
-    plain = clusters.gaussian_mixture(z, seed=0, n=2).labels
-    assert max((plain == truth).mean(), (plain != truth).mean()) < 0.8
-
-
-def test_merged_mixture_of_as_many_gaussians_as_classes(line):
-    z, truth = line
-    np.testing.assert_array_equal(clusters.merged_mixture(z, 6, seed=0).labels, truth)
-    assert clusters.merged_mixture(z, 3, seed=0).sizes.min() > 0
-
-
 def test_a_mixture_fitted_to_a_sample_labels_all(monkeypatch, parallel):
     monkeypatch.setattr(clusters, "FITTED", 200)
     z, truth = parallel

@@ -40,12 +40,16 @@ def test_adjusted_rand():
     assert abs(metrics.adjusted_rand(rng.integers(0, 4, 1000), truth)) < 0.02
 
 
-def test_mixture_rand_separates_class_from_motion():
+@pytest.mark.parametrize("zdim", [2, 4])
+def test_class_rand_separates_class_from_motion(zdim, monkeypatch):
+    monkeypatch.setattr(metrics, "SCORED", 500)
     rng = np.random.default_rng(0)
-    attached, motion = rng.integers(0, 2, 600), rng.uniform(-10, 10, 600)
-    z = np.stack([motion, attached + 0.1 * rng.normal(size=600)], axis=1)
-    assert metrics.mixture_rand(z, attached, seed=0) == 1
-    assert metrics.mixture_rand(z, rng.permutation(attached), seed=0) < 0.05
+    attached, along = rng.integers(0, 2, 600), rng.uniform(0, 3, 600)
+    z = 0.1 * rng.normal(size=(600, zdim))
+    z[:, 0] += (4 + 4 * attached) * np.cos(along)
+    z[:, 1] += (4 + 4 * attached) * np.sin(along)
+    assert metrics.class_rand(z, attached, seed=0) > 0.99
+    assert metrics.class_rand(z, rng.permutation(attached), seed=0) < 0.05
 
 
 def test_fsc_area_orders_maps_by_likeness():

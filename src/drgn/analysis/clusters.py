@@ -65,7 +65,7 @@ def kmeans(z: np.ndarray, k: int, seed: int) -> Clusters:
             f"{different}."
         )
     fit = KMeans(n_clusters=k, n_init=10, random_state=seed).fit(np.asarray(z, np.float64))
-    return _ordered(z, fit.labels_)
+    return ordered(z, fit.labels_)
 
 
 def gaussian_mixture(z: np.ndarray, seed: int, n: int | None = None) -> Clusters:
@@ -89,35 +89,41 @@ def gaussian_mixture(z: np.ndarray, seed: int, n: int | None = None) -> Clusters
     InputError
         When there are too few particles for so many components.
     """
-    return _ordered(z, _responsibilities(z, seed, [n] if n else None).argmax(axis=1))
+    return ordered(z, responsibilities(z, seed, [n] if n else None).argmax(axis=1))
 
 
-def merged_mixture(z: np.ndarray, n: int, seed: int) -> Clusters:
-    """Classes of any shape: as many Gaussians as the data ask for, merged into n.
-
-    A class that moves is a curved cloud, which one Gaussian does not fit: two Gaussians then cut both classes
-    across rather than part them. So the number of Gaussians (n, 2n, 4n or 8n) is chosen by the Bayesian
-    information criterion, and the two whose particles are least certainly told apart are merged until n are
-    left (the entropy criterion of Baudry et al., J. Comput. Graph. Stat. 19, 332, 2010).
+def responsibilities(z: np.ndarray, seed: int, sizes: Sequence[int] | None) -> np.ndarray:
+    """Probability of each component of the mixture whose size has the lowest criterion.
 
     Parameters
     ----------
     z
         (N, Z) latents, Z >= 1.
-    n
-        Number of classes.
     seed
-        The same seed gives the same classes.
+        The same seed gives the same components.
+    sizes
+        Numbers of components to try; None: 1 to 8. Sizes with too few particles for them are left out.
+
+    Returns
+    -------
+    (N, n) array whose rows sum to 1.
+
+    Raises
+    ------
+    InputError
+        When there are too few particles even for the smallest size.
     """
-    share = _responsibilities(z, seed, [n, 2 * n, 4 * n, 8 * n])  # (N, components)
-    while share.shape[1] > n:
-        certain = _plogp(share)
-        pairs = [(i, j) for i in range(share.shape[1]) for j in range(i)]
-        gain = [(_plogp(share[:, i] + share[:, j]) - certain[:, i] - certain[:, j]).sum() for i, j in pairs]
-        i, j = pairs[int(np.argmax(gain))]
-        share[:, j] += share[:, i]
-        share = np.delete(share, i, axis=1)
-    return _ordered(z, share.argmax(axis=1))
+    white = _whiten(z)
+    sizes = sizes or range(1, MAX_COMPONENTS + 1)
+    smallest = min(sizes)
+    if not 1 <= smallest <= len(z) // 2:
+        raise InputError(
+            f"A mixture of {smallest} Gaussians needs at least {2 * smallest} particles; there are {len(z)}."
+        )
+    rng = np.random.default_rng(seed)
+    sample = white if len(white) <= FITTED else white[rng.choice(len(white), FITTED, replace=False)]
+    fits = [_mixture(sample, n, seed) for n in sizes if n == smallest or n * (white.shape[1] + 2) <= len(z)]
+    return min(fits, key=lambda fit: fit.bic(sample)).predict_proba(white)
 
 
 def on_data_mean(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -143,8 +149,16 @@ def on_data_mean(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.array(rows, np.int64)
 
 
-def _ordered(z: np.ndarray, labels: np.ndarray) -> Clusters:
-    """Number the clusters along the leaves of their average-linkage tree and find their on-data centres."""
+def ordered(z: np.ndarray, labels: np.ndarray) -> Clusters:
+    """Number clusters along the leaves of their average-linkage tree and find their on-data centres (P16).
+
+    Parameters
+    ----------
+    z
+        (N, Z) latents.
+    labels
+        (N,) cluster of each particle; any values.
+    """
     rows = on_data_mean(z, labels)
     order = _leaf_order(np.asarray(z[rows], np.float64))
     rank = np.empty(len(order), np.int64)
@@ -171,26 +185,6 @@ def _whiten(z: np.ndarray) -> np.ndarray:
     scale = axes.coordinates.std(axis=0)
     used = scale > 1e-6 * max(scale.max(), np.finfo(float).tiny)
     return axes.coordinates[:, used] / scale[used] if used.any() else np.zeros((len(z), 1))
-
-
-def _responsibilities(z: np.ndarray, seed: int, sizes: Sequence[int] | None) -> np.ndarray:
-    """Probability (N, n) of each component of the mixture whose size has the lowest criterion."""
-    white = _whiten(z)
-    sizes = sizes or range(1, MAX_COMPONENTS + 1)
-    smallest = min(sizes)
-    if not 1 <= smallest <= len(z) // 2:
-        raise InputError(
-            f"A mixture of {smallest} Gaussians needs at least {2 * smallest} particles; there are {len(z)}."
-        )
-    rng = np.random.default_rng(seed)
-    sample = white if len(white) <= FITTED else white[rng.choice(len(white), FITTED, replace=False)]
-    fits = [_mixture(sample, n, seed) for n in sizes if n == smallest or n * (white.shape[1] + 2) <= len(z)]
-    return min(fits, key=lambda fit: fit.bic(sample)).predict_proba(white)
-
-
-def _plogp(p: np.ndarray) -> np.ndarray:
-    """p log p, 0 at 0."""
-    return p * np.log(np.maximum(p, 1e-300))
 
 
 def _mixture(white: np.ndarray, n: int, seed: int):  # noqa: ANN202  (sklearn is imported inside)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drgn.analysis.clusters import merged_mixture
+from drgn.analysis.classes import find_classes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NEIGHBOURS = 20  # particles whose truth is averaged in `spearman`
+SCORED = 10_000  # most particles that `class_rand` looks at
 
 
 def spearman(z: np.ndarray, truth: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
@@ -67,11 +68,10 @@ def adjusted_rand(labels: np.ndarray, truth: np.ndarray) -> float:
     return float(adjusted_rand_score(truth, labels))
 
 
-def mixture_rand(z: np.ndarray, truth: np.ndarray, seed: int) -> float:
-    """Adjusted Rand index between classes found in the latents and true classes.
+def class_rand(z: np.ndarray, truth: np.ndarray, seed: int) -> float:
+    """Adjusted Rand index between classes found in the latents (`classes.find_classes`) and true classes.
 
-    As many classes as the truth has are found without it, by `clusters.merged_mixture`. It is used instead of
-    k-means because motion and class share one latent, so that a class is an elongated, bent cloud.
+    The truth only says how many classes to look for. At most 10,000 particles, drawn at random, are used.
 
     Parameters
     ----------
@@ -80,9 +80,13 @@ def mixture_rand(z: np.ndarray, truth: np.ndarray, seed: int) -> float:
     truth
         (N,) true classes.
     seed
-        Seed of the mixture.
+        Of the draw and of the classes.
     """
-    return adjusted_rand(merged_mixture(z, len(np.unique(truth)), seed).labels, truth)
+    rows = np.arange(len(z))
+    if len(z) > SCORED:
+        rows = np.random.default_rng(seed).choice(len(z), SCORED, replace=False)
+    found = find_classes(z[rows], len(np.unique(truth[rows])), seed)
+    return adjusted_rand(found.labels, truth[rows])
 
 
 def truth_scores(z: np.ndarray, truth: pd.DataFrame, seed: int) -> dict[str, float]:
@@ -96,7 +100,7 @@ def truth_scores(z: np.ndarray, truth: pd.DataFrame, seed: int) -> dict[str, flo
         N rows; a column of floating-point numbers is a coordinate and gives `spearman_NAME`, one of whole
         numbers is a class and gives `ari_NAME`, by a mixture of as many Gaussians as there are classes.
     seed
-        Seed of the mixtures.
+        Seed of `class_rand`.
     """
     scores = {}
     for name, column in truth.items():
@@ -104,7 +108,7 @@ def truth_scores(z: np.ndarray, truth: pd.DataFrame, seed: int) -> dict[str, flo
         if values.dtype.kind == "f" and np.ptp(values) > 0:
             scores[f"spearman_{name}"] = spearman(z, values)
         elif values.dtype.kind in "iub" and np.ptp(values) > 0:
-            scores[f"ari_{name}"] = mixture_rand(z, values, seed)
+            scores[f"ari_{name}"] = class_rand(z, values, seed)
     return scores
 
 
