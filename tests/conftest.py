@@ -1,5 +1,6 @@
 """Fixtures that every test folder may use."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,3 +13,55 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real test inputs are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the star file of 300 simulated images of 16 px, 12 A each; truth.csv and maps/ lie beside it."""
+    from drgn.command import compose
+    from drgn.simulate import simulate
+
+    options = compose("simulate", ["n_particles=300", "box_size=16", "pixel_size_A=12", "snr=1"])
+    return simulate(**{**options, "output": tmp_path_factory.mktemp("toy")})
+
+
+@pytest.fixture(scope="session")
+def tiny(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return options of drgn train that make it a matter of a second."""
+    return [
+        "dataset=custom",
+        f"dataset.particles={toy}",
+        f"dataset.cache={tmp_path_factory.mktemp('prepared')}",
+        "dataset.batch_size=32",
+        "dataset.heldout_fraction=0.2",
+        "model=128x3",
+        "model.hidden_dim=32",
+        "trainer=cpu",
+        "trainer.precision=32-true",
+        "trainer.log_every_n_steps=2",
+        "optimizer.lr=0.002",
+        "schedule=constant",
+        "epochs=1",
+        "analyze=false",
+    ]
+
+
+@pytest.fixture(scope="session")
+def train_tiny(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Overrides of drgn train -> the folder of a run made in this process with the options `tiny`."""
+    from drgn.command import bind, compose
+    from drgn.train import train
+
+    def make(*overrides: str, output: Path | None = None) -> Path:
+        output = output or tmp_path_factory.mktemp("run")
+        latent = [] if any(o.startswith("latent=none") for o in overrides) else ["latent.zdim=2"]
+        train(**bind(train, compose("train", [*tiny, *latent, *overrides, f"output={output}"])))
+        return output
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(train_tiny: Callable[..., Path]) -> Path:
+    """Return the folder of a run of one epoch with a latent of two dimensions; tests must not write to it."""
+    return train_tiny()

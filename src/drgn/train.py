@@ -13,6 +13,7 @@ The same command with output=FOLDER goes on from FOLDER's last checkpoint.
 """
 
 import logging
+import signal
 import sys
 import time
 import warnings
@@ -74,7 +75,15 @@ def train(
 
     from drgn.run import Run, build_reconstructor
     from drgn.training import precision
-    from drgn.training.callbacks import BadBatches, EpochLine, Pictures, ProgressBar, Throughput
+    from drgn.training.callbacks import (
+        BadBatches,
+        Draws,
+        EpochLine,
+        HyperParameters,
+        Pictures,
+        ProgressBar,
+        Throughput,
+    )
     from drgn.training.encode import encode
     from drgn.training.module import ReconstructionModule
 
@@ -121,6 +130,7 @@ def train(
     watchers: list[pl.Callback] = [
         best,
         checkpoint(dirpath=run.checkpoints, filename="last", enable_version_counter=False),
+        Draws(seed),
         Throughput(),
         EpochLine(),
         BadBatches(particles.table["key"].tolist()),
@@ -129,11 +139,12 @@ def train(
     ]
     if sys.stdout.isatty():
         watchers.append(ProgressBar())
-    log = None if logger is None else build(logger, trust=trust, key="logger")(save_dir=run.path, name="")
+    log = None if logger is None else build(logger, trust=trust, key="logger")(save_dir=run.path)
     if log is None:
         watchers = [w for w in watchers if not isinstance(w, pl.callbacks.LearningRateMonitor)]
     else:
         log.log_hyperparams(_flat(config))
+        watchers.append(HyperParameters(_flat(config), monitor))
     fitter = build(
         settings,
         trust=trust,
@@ -147,7 +158,14 @@ def train(
         default_root_dir=run.path,
     )
     print(_summary(data, reconstructor, run.path), flush=True)
-    fitter.fit(module, data, ckpt_path=run.last_checkpoint if resume else None, weights_only=True)
+    try:
+        fitter.fit(module, data, ckpt_path=run.last_checkpoint if resume else None, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        if not fitter.interrupted:
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print(f"interrupted; the same command with output={run.path} goes on", file=sys.stderr)
+        raise KeyboardInterrupt from None
     if not fitter.is_global_zero:
         return float("nan")
     score = float(best.best_model_score) if best.best_model_score is not None else float("nan")
@@ -161,9 +179,6 @@ def train(
         skipped_images=len(module.skipped),
         rejected=rejected,
     )
-    if fitter.interrupted:
-        print(f"interrupted; the same command with output={run.path} goes on", file=sys.stderr)
-        raise KeyboardInterrupt
     encoded = encode(
         run.model(fitter.strategy.root_device),
         data.predict_dataloader(),
@@ -233,6 +248,7 @@ def _quiet() -> None:
         for logger in (name, *(n for n in logging.root.manager.loggerDict if n.startswith(name + "."))):
             logging.getLogger(logger).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")  # told by BadBatches
     warnings.filterwarnings("ignore", message=".*litlogger.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -16,6 +16,51 @@ from drgn.models.reconstructor import Reconstructor
 from drgn.physics import fourier
 
 
+class Draws(Callback):
+    """Seed the draws of latents anew each epoch: a resumed run draws what an uninterrupted one would have.
+
+    Parameters
+    ----------
+    seed
+        Of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        """Seed from the run, the epoch and the process, once the loader has drawn what it needs."""
+        if batch_idx > 0:
+            return
+        sequence = np.random.SeedSequence([self._seed, trainer.current_epoch, trainer.global_rank])
+        torch.manual_seed(int(sequence.generate_state(1)[0]))
+
+
+class HyperParameters(Callback):
+    """Show the options in TensorBoard's HPARAMS tab, beside the loss that runs are compared by.
+
+    Parameters
+    ----------
+    options
+        One level of names and values.
+    monitor
+        Name of the loss.
+    """
+
+    def __init__(self, options: dict[str, Any], monitor: str) -> None:
+        self._options, self._monitor = options, monitor
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: pl.Trainer, module: Any) -> None:
+        """Write them. Lightning's own way needs the metric's value, which is not known yet."""
+        from torch.utils.tensorboard.summary import hparams
+
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for summary in hparams(self._options, {self._monitor: 0}):
+                    logger.experiment._get_file_writer().add_summary(summary)
+
+
 class Throughput(Callback):
     """Images per second of training, and the time left, in the log and on the progress bar."""
 
@@ -82,7 +127,7 @@ class EpochLine(Callback):
 
 
 class BadBatches(Callback):
-    """Name the particles of batches that were skipped because their loss was not finite.
+    """Count the images that were skipped because a loss was not finite, and name the particles at fault.
 
     Parameters
     ----------
@@ -92,18 +137,19 @@ class BadBatches(Callback):
 
     def __init__(self, keys: list[str]) -> None:
         self._keys = keys
-        self._reported = 0
+        self._skipped = self._faulty = 0
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Report what is new, and log how many images were left out so far."""
-        new = module.skipped[self._reported :]
-        self._reported = len(module.skipped)
-        module.log("skipped_images", float(self._reported), reduce_fx="sum", sync_dist=True)
+        new, faulty = len(module.skipped) - self._skipped, module.faulty[self._faulty :]
+        self._skipped, self._faulty = len(module.skipped), len(module.faulty)
+        module.log("skipped_images", float(self._skipped), reduce_fx="sum", sync_dist=True)
         if new:
-            named = ", ".join(self._keys[row] for row in sorted(set(new))[:16])
+            rows = sorted(set(faulty))
+            named = ", ".join(self._keys[row] for row in rows[:16]) + (", ..." if len(rows) > 16 else "")
             rank_zero_warn(
-                f"{len(new)} images were left out this epoch: the loss or gradient of their batch was not"
-                f" finite. Particles: {named}{', ...' if len(set(new)) > 16 else ''}"
+                f"{new} images were left out this epoch: the loss or the gradient of their batch was not"
+                f" finite. Particles whose own loss is not finite: {named or 'none; a smaller lr may help'}"
             )
 
 

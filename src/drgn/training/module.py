@@ -38,6 +38,7 @@ class ReconstructionModule(pl.LightningModule):
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64), persistent=True)
         self._images_seen = 0  # the same on the host, so that no step waits for the device
         self.skipped: list[int] = []  # rows of the batches that gave no finite loss or gradient
+        self.faulty: list[int] = []  # those among them, and held-out ones, whose own loss was not finite
         self._rows = torch.empty(0, dtype=torch.int64)
 
     images_seen: Tensor
@@ -56,6 +57,7 @@ class ReconstructionModule(pl.LightningModule):
         total = loss.total.mean() / loss_scale(self.reconstructor)
         if not torch.isfinite(total):
             self.skipped += batch["row"].tolist()
+            self.faulty += batch["row"][~loss.total.isfinite()].tolist()
             if self.trainer.world_size == 1:
                 return None
             # the other processes wait for this one's gradients: give them zeros
@@ -74,7 +76,14 @@ class ReconstructionModule(pl.LightningModule):
     def validation_step(self, batch: Batch, _: int) -> None:
         """Loss of held-out images with the mean of their posterior."""
         loss = self.reconstructor.loss(batch, self._images_seen)
-        self._log("heldout", loss, len(batch["row"]), on_step=False)
+        good = loss.total.isfinite()
+        if not good.all():
+            bad = batch["row"][~good].tolist()
+            self.skipped += bad
+            self.faulty += bad
+            loss = Loss(*(part[good] for part in loss))
+        if good.any():
+            self._log("heldout", loss, int(good.sum()), on_step=False)
 
     def _log(self, where: str, loss: Loss, n: int, *, on_step: bool) -> None:
         scale = loss_scale(self.reconstructor)
