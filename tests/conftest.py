@@ -1,5 +1,6 @@
 """Fixtures that every test folder may use."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real test inputs are not at {folder}")
     return folder
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """Return the environment of a program that imports this drgn wherever it is started, on one core."""
+    import drgn
+
+    path = [str(Path(drgn.__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,15 @@
 """What a run leaves behind, and what may not stop or spoil it."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from drgn.data.datamodule import ParticleDataModule
 from drgn.run import Run
 from drgn.training.module import ReconstructionModule
 
@@ -90,3 +93,106 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(train_tiny, mon
         assert torch.equal(weights(tmp_path)[name], value), name
     np.testing.assert_array_equal(Run.open(tmp_path).latents().z, Run.open(straight).latents().z)
     assert json_of(tmp_path)["best_loss"] == json_of(straight)["best_loss"]
+
+
+def plant(monkeypatch, *rows):
+    """Give images NaN on their way to the model, where no check of the data can see them."""
+
+    def spoil(self, batch, dataloader_idx):
+        batch["image"][torch.isin(batch["row"], torch.tensor(rows))] = torch.nan
+        return batch
+
+    monkeypatch.setattr(ParticleDataModule, "on_before_batch_transfer", spoil)
+
+
+def rows_of(run, heldout):
+    return np.flatnonzero(Run.open(run).latents().heldout == heldout)
+
+
+def test_a_bad_image_costs_its_batch_and_is_named(train_tiny, trained, monkeypatch):
+    bad = int(rows_of(trained, heldout=False)[17])
+    key = f"{bad + 1:06d}@particles.mrcs"
+    plant(monkeypatch, bad)
+    message = rf"32 images were left out this epoch: .*own loss is not finite: {key}$"
+    with pytest.warns(UserWarning, match=message) as caught:
+        run = train_tiny("dataset.batch_size=32")
+    assert len(caught) == 1, [str(w.message) for w in caught]
+    assert all(value.isfinite().all() for value in weights(run).values())
+    start = weights(trained)  # the same seed: what differs was trained without the batch
+    assert any(not torch.equal(value, start[name]) for name, value in weights(run).items())
+    info = json_of(run)
+    assert info["skipped_images"] == 32
+    assert np.isfinite(info["best_loss"])
+    assert Run.open(run).latents().z[np.arange(300) != bad].std() > 0.01
+
+
+def test_a_bad_heldout_image_does_not_spoil_the_choice_of_the_best_epoch(train_tiny, trained, monkeypatch):
+    bad = int(rows_of(trained, heldout=True)[0])
+    plant(monkeypatch, bad)
+    with pytest.warns(UserWarning, match=rf"^1 images were left out .*: {bad + 1:06d}@particles\.mrcs$"):
+        run = train_tiny()
+    assert json_of(run)["best_loss"] == pytest.approx(json_of(trained)["best_loss"], rel=0.1)
+    assert json_of(run)["best_loss"] != json_of(trained)["best_loss"]
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(train_tiny, monkeypatch):
+    original = ReconstructionModule.on_before_optimizer_step
+    spoilt = []
+
+    def spoil(self, optimizer):
+        if self.global_step == 2:
+            next(iter(self.parameters())).grad[:] = torch.inf
+            spoilt.extend(self._rows.tolist())
+        original(self, optimizer)
+
+    monkeypatch.setattr(ReconstructionModule, "on_before_optimizer_step", spoil)
+    with pytest.warns(UserWarning, match="32 images were left out this epoch.*: none"):
+        run = train_tiny()
+    assert len(spoilt) == 32
+    assert all(value.isfinite().all() for value in weights(run).values())
+
+
+def test_heldout_particles_of_a_table_are_found_by_their_images(train_tiny):
+    run = train_tiny("latent=table", "epochs=3", "optimizer.lr=0.01")
+    latents = Run.open(run).latents()
+    held = latents.heldout
+    start = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    never = start["reconstructor.latent.mean.weight"].numpy()
+    group = np.argsort(np.argsort(latents.key))
+    assert np.abs(never[group[held]]).max() < 0.05, "the table's entries of held-out particles were trained"
+    assert np.abs(latents.z[held] - never[group[held]]).mean() > 0.2
+    np.testing.assert_array_equal(latents.z[~held], never[group[~held]])
+    # their latents explain the images better than where the table started
+    model, data = Run.open(run).model(), Run.open(run).datamodule
+    data.prepare_data()
+    batch = data.dataset[np.flatnonzero(held)]
+    with torch.no_grad():
+        before = model.loss(batch).reconstruction.numpy() / batch["image"].shape[1]
+    assert latents.reconstruction_loss[held].mean() < before.mean()
+    # the variance is that of a particle seen once, not the prior's
+    assert latents.logvar[held].mean() < -1
+    np.testing.assert_array_equal(Run.open(run).latents().z, latents.z)
+
+
+@pytest.mark.full
+def test_two_processes_make_one_run(tiny, tmp_path, environment):
+    command = [sys.executable, "-m", "drgn.train", *tiny, "latent.zdim=2", f"output={tmp_path / 'run'}"]
+    options = ["trainer.devices=2", "trainer.strategy=ddp", "dataset.batch_size=16"]
+    environment["PL_TORCH_DISTRIBUTED_BACKEND"] = "gloo"
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run folder") == 1
+    run = tmp_path / "run"
+    assert sorted(p.name for p in run.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "latents.npz",
+        "run.json",
+        "tensorboard",
+    ]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert weights(run)["images_seen"] == 256  # 240, shared out in 8 batches of 16 for each of two processes
+    assert len(Run.open(run).latents().z) == 300

@@ -170,11 +170,14 @@ class Pictures(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the held-out latents."""
+        if trainer.sanity_checking:
+            return
         if self._batch is None:
             self._batch = {name: value[:4] for name, value in batch.items()}
         posterior = module.reconstructor.posterior(batch)
         if posterior is not None:
-            self._z.append(posterior.mean.float().cpu())
+            mean = posterior.mean.float().cpu()
+            self._z.append(mean[mean.isfinite().all(1)])
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
@@ -198,6 +201,7 @@ class Pictures(Callback):
 
 
 def _grey(image: Tensor) -> Tensor:
+    image = image.nan_to_num()
     low, high = image.min(), image.max()
     return (image - low) / (high - low).clamp_min(1e-12)
 

@@ -77,12 +77,12 @@ class ReconstructionModule(pl.LightningModule):
         """Loss of held-out images with the mean of their posterior."""
         loss = self.reconstructor.loss(batch, self._images_seen)
         good = loss.total.isfinite()
-        if not good.all():
+        if not good.all() and not self.trainer.sanity_checking:
             bad = batch["row"][~good].tolist()
             self.skipped += bad
             self.faulty += bad
-            loss = Loss(*(part[good] for part in loss))
         if good.any():
+            loss = Loss(*(part[good] for part in loss))
             self._log("heldout", loss, int(good.sum()), on_step=False)
 
     def _log(self, where: str, loss: Loss, n: int, *, on_step: bool) -> None:
