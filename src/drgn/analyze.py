@@ -53,10 +53,12 @@ def analyze(
         The report.
     """
     from drgn.analysis import study
+    from drgn.analysis.plots import require_matplotlib
     from drgn.analysis.report import write_report
     from drgn.analysis.sections import data_and_training
     from drgn.run import Run
 
+    require_matplotlib()
     opened = Run.open(run, trust=trust)
     folder = output or opened.folder("analysis")
     folder.mkdir(parents=True, exist_ok=True)

@@ -97,3 +97,11 @@ def test_score_without_a_truth(make_run, star, tmp_path):
     (run / "config.yaml").write_text(config.replace(str(star), str(tmp_path / "unknown.star")))
     with pytest.raises(InputError, match=r"truth .* not known.*drgn simulate"):
         score(**{**compose("score"), "run": run})
+
+
+def test_without_matplotlib(finished, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'drgn\[analyze\]'"):
+        make(finished)

@@ -10,7 +10,7 @@ from drgn.analysis.embedding import umap
 CERTAIN = 1e-3  # nats per particle; two groups less confused than this are separate, and only distance counts
 
 
-def find_classes(z: np.ndarray, n: int, seed: int) -> Clusters:
+def find_classes(z: np.ndarray, n: int, seed: int, flat: np.ndarray | None = None) -> Clusters:
     """Part the particles into n classes.
 
     k-means or n Gaussians would cut a bent cloud across. So a mixture of Gaussians on the UMAP of the latents
@@ -27,8 +27,11 @@ def find_classes(z: np.ndarray, n: int, seed: int) -> Clusters:
         Number of classes.
     seed
         The same seed gives the same classes.
+    flat
+        (N, 2) the UMAP, where it has been made already with this seed.
     """
-    share = responsibilities(umap(z, seed).coordinates, seed, [n, 2 * n, 4 * n, 8 * n])  # (N, components)
+    flat = umap(z, seed).coordinates if flat is None else flat
+    share = responsibilities(flat, seed, [n, 2 * n, 4 * n, 8 * n])  # (N, components)
     while share.shape[1] > n:
         pairs = [(i, j) for i in range(share.shape[1]) for j in range(i)]
         entropy = _entropy(share)

@@ -68,7 +68,7 @@ def adjusted_rand(labels: np.ndarray, truth: np.ndarray) -> float:
     return float(adjusted_rand_score(truth, labels))
 
 
-def class_rand(z: np.ndarray, truth: np.ndarray, seed: int) -> float:
+def class_rand(z: np.ndarray, truth: np.ndarray, seed: int, flat: np.ndarray | None = None) -> float:
     """Adjusted Rand index between classes found in the latents (`classes.find_classes`) and true classes.
 
     The truth only says how many classes to look for. At most 10,000 particles, drawn at random, are used.
@@ -81,15 +81,20 @@ def class_rand(z: np.ndarray, truth: np.ndarray, seed: int) -> float:
         (N,) true classes.
     seed
         Of the draw and of the classes.
+    flat
+        (N, 2) the UMAP, where it has been made already with this seed.
     """
     rows = np.arange(len(z))
     if len(z) > SCORED:
         rows = np.random.default_rng(seed).choice(len(z), SCORED, replace=False)
-    found = find_classes(z[rows], len(np.unique(truth[rows])), seed)
+    known = None if flat is None else flat[rows]
+    found = find_classes(z[rows], len(np.unique(truth[rows])), seed, known)
     return adjusted_rand(found.labels, truth[rows])
 
 
-def truth_scores(z: np.ndarray, truth: pd.DataFrame, seed: int) -> dict[str, float]:
+def truth_scores(
+    z: np.ndarray, truth: pd.DataFrame, seed: int, flat: np.ndarray | None = None
+) -> dict[str, float]:
     """Score the latents against every column of a ground truth that varies.
 
     Parameters
@@ -101,6 +106,8 @@ def truth_scores(z: np.ndarray, truth: pd.DataFrame, seed: int) -> dict[str, flo
         numbers is a class and gives `ari_NAME`, by a mixture of as many Gaussians as there are classes.
     seed
         Seed of `class_rand`.
+    flat
+        (N, 2) the UMAP, where it has been made already with this seed.
     """
     scores = {}
     for name, column in truth.items():
@@ -108,7 +115,7 @@ def truth_scores(z: np.ndarray, truth: pd.DataFrame, seed: int) -> dict[str, flo
         if values.dtype.kind == "f" and np.ptp(values) > 0:
             scores[f"spearman_{name}"] = spearman(z, values)
         elif values.dtype.kind in "iub" and np.ptp(values) > 0:
-            scores[f"ari_{name}"] = class_rand(z, values, seed)
+            scores[f"ari_{name}"] = class_rand(z, values, seed, flat)
     return scores
 
 

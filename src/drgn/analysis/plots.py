@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from drgn.errors import InputError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C8C00")
 INK = "#222222"
 DPI = 150
+
+
+def require_matplotlib() -> None:
+    """Raise an InputError that says what to install where there is no matplotlib."""
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise InputError("Pictures need matplotlib, which is not installed: pip install 'drgn[analyze]'.")
 
 
 def label_colours(k: int) -> np.ndarray:

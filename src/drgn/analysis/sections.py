@@ -156,7 +156,7 @@ def traversal(
         "not a path in time."
     ]
     rows = [
-        (str(i), f"{step:.3g}", f"{count:,}", _file(volumes, i, root))
+        (str(i), f"{step:.2f}", f"{count:,}", _file(volumes, i, root))
         for i, (step, count) in enumerate(zip(steps, counts, strict=True))
     ]
     table = Table(("point", name, "particles nearest to it along this axis", "map"), rows)
@@ -172,7 +172,7 @@ def percentile_maps(
     colours = plots.label_colours(len(points))
     picture = _montage(volumes, titles, "Maps at the numbered lines of the histogram.", folder, colours, 6)
     rows = [
-        (str(i), f"{value:.3g}", f"{count:,}", _file(volumes, i, root))
+        (str(i), f"{value:.2f}", f"{count:,}", _file(volumes, i, root))
         for i, (value, count) in enumerate(zip(points[:, 0], counts, strict=True))
     ]
     table = Table(("point", "z", "particles nearest to it", "map"), rows)
@@ -202,7 +202,9 @@ def one_map(
     )
 
 
-def truth(scores: Mapping[str, float], pca: PCA, columns: Mapping[str, np.ndarray], folder: Path) -> Section:
+def truth(
+    scores: Mapping[str, float], pca: PCA, umap: UMAP | None, columns: Mapping[str, np.ndarray], folder: Path
+) -> Section:
     """Scores against a known truth, and the latent coloured by it."""
     meaning = {
         "spearman": "how well the latent orders the particles by this coordinate (|Spearman|; 1 is perfect)",
@@ -211,8 +213,11 @@ def truth(scores: Mapping[str, float], pca: PCA, columns: Mapping[str, np.ndarra
     rows = [(name, f"{value:.3f}", meaning[name.partition("_")[0]]) for name, value in scores.items()]
     shown = []
     if pca.coordinates.shape[1] > 1:
-        path = plots.latent_columns(pca.coordinates[:, :2], ("PC1", "PC2"), columns, folder / "truth.png")
-        shown = [Picture(path, "The first two principal components, coloured by the truth.")]
+        flat, axes = pca.coordinates[:, :2], ("PC1", "PC2")
+        if umap is not None and not umap.is_latent:
+            flat, axes = umap.coordinates, ("UMAP 1", "UMAP 2")
+        path = plots.latent_columns(flat, axes, columns, folder / "truth.png")
+        shown = [Picture(path, "The latent space, coloured by the truth.")]
     text = [
         "These particles were simulated, so the right answer is known. Training never saw it; it is used in "
         "this section only."

@@ -85,10 +85,14 @@ def heterogeneous(
         study.sections.append(sections.latent_umap(flat, clusters, folder))
 
     truth = run.truth()
-    scores = {} if truth is None else metrics.truth_scores(z, truth, seed)
+    scores = (
+        {}
+        if truth is None
+        else metrics.truth_scores(z, truth, seed, None if flat is None else flat.coordinates)
+    )
     if truth is not None:
         columns = {str(name): column.to_numpy() for name, column in truth.items()}
-        study.sections.append(sections.truth(scores, pca, columns, folder))
+        study.sections.append(sections.truth(scores, pca, flat, columns, folder))
 
     maps = write_volumes(run, clusters.centres, cluster_folder) if volumes else None
     study.sections.append(sections.cluster_maps(clusters, maps, cluster_folder, folder))
