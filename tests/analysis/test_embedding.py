@@ -87,3 +87,10 @@ def test_umap_of_a_handful_of_particles():
 def test_counts_along_an_axis():
     counts = embedding.counts_along(np.array([-9, 0.4, 0.6, 1.2, 1.4, 9]), np.array([0.0, 1.0, 2.0]))
     assert counts.tolist() == [2, 3, 1]
+
+
+def test_umap_of_shared_latents_is_shared():
+    z = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    once = embedding.umap(np.unique(z, axis=0), seed=0).coordinates
+    again = embedding.umap(np.repeat(np.unique(z, axis=0), 5, axis=0), seed=0).coordinates
+    np.testing.assert_array_equal(again[::5], once)

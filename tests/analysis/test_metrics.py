@@ -70,3 +70,14 @@ def test_truth_scores_by_kind_of_column():
     scores = metrics.truth_scores(z, truth, seed=0)
     assert list(scores) == ["spearman_motion", "ari_attached"]  # a column that does not vary has no score
     assert min(scores.values()) > 0.99
+
+
+def test_images_that_share_a_latent_count_once():
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    motion = rng.uniform(size=100)
+    z = rng.normal(size=(100, 3))  # unrelated, but shared by the ten images of each particle
+    truth = pd.DataFrame({"motion": np.repeat(motion, 10)})
+    assert abs(metrics.truth_scores(np.repeat(z, 10, axis=0), truth, seed=0)["spearman_motion"]) < 0.4
+    assert metrics.spearman(np.zeros((100, 1)), motion) == 0

@@ -130,6 +130,9 @@ class UMAP:
 def umap(z: np.ndarray, seed: int, n_neighbors: int = 15, min_dist: float = 0.1) -> UMAP:
     """UMAP of the latents with the paper's settings (P15); a latent of one or two dimensions stays as it is.
 
+    Images that share one latent, such as those of one tilt series, count once, or their neighbours would be
+    each other.
+
     Parameters
     ----------
     z
@@ -145,15 +148,18 @@ def umap(z: np.ndarray, seed: int, n_neighbors: int = 15, min_dist: float = 0.1)
         warnings.simplefilter("ignore", ImportWarning)  # its parametric variant would want Tensorflow
         from umap import UMAP as Layout
 
+    distinct, row = np.unique(np.asarray(z, np.float32), axis=0, return_inverse=True)
     layout = Layout(
         n_components=2,
-        n_neighbors=min(n_neighbors, len(z) - 1),
+        n_neighbors=min(n_neighbors, len(distinct) - 1),
         min_dist=min_dist,
         random_state=seed,
         n_jobs=1,  # a fixed seed forbids threads; said here so that the library does not warn
-        init="spectral" if len(z) > 50 else "random",  # the spectral start fails on a handful of points
+        init="spectral"
+        if len(distinct) > 50
+        else "random",  # the spectral start fails on a handful of points
     )
-    return UMAP(layout.fit_transform(np.asarray(z, np.float32)), is_latent=False)
+    return UMAP(layout.fit_transform(distinct)[row], is_latent=False)
 
 
 def percentiles_1d(z: np.ndarray, percentiles: tuple[float, ...] = PERCENTILES_1D) -> np.ndarray:

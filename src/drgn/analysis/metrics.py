@@ -36,9 +36,11 @@ def spearman(z: np.ndarray, truth: np.ndarray, neighbours: int = NEIGHBOURS) -> 
     """
     from scipy.stats import spearmanr
 
-    if z.shape[1] == 1:
-        return float(abs(spearmanr(z[:, 0], truth).statistic))
-    return float(spearmanr(_leave_one_out(z, truth, neighbours), truth).statistic)
+    order = z[:, 0] if z.shape[1] == 1 else _leave_one_out(z, truth, neighbours)
+    if np.ptp(order) == 0:
+        return 0.0  # a collapsed latent orders nothing
+    score = float(spearmanr(order, truth).statistic)
+    return abs(score) if z.shape[1] == 1 else score
 
 
 def _leave_one_out(z: np.ndarray, truth: np.ndarray, neighbours: int) -> np.ndarray:
@@ -109,9 +111,11 @@ def truth_scores(
     flat
         (N, 2) the UMAP, where it has been made already with this seed.
     """
+    once = np.sort(np.unique(z, axis=0, return_index=True)[1])  # images that share a latent count once
+    z, flat = z[once], None if flat is None else flat[once]
     scores = {}
     for name, column in truth.items():
-        values = column.to_numpy()
+        values = column.to_numpy()[once]
         if values.dtype.kind == "f" and np.ptp(values) > 0:
             scores[f"spearman_{name}"] = spearman(z, values)
         elif values.dtype.kind in "iub" and np.ptp(values) > 0:

@@ -59,11 +59,14 @@ def latent_map(
     clusters
         When given, a second panel with the particles coloured by cluster and each on-data centre numbered.
     """
+    from matplotlib.ticker import LogFormatter
+
     figure = _figure(10.0 if clusters else 5.4, 4.6)
     panels = figure.subplots(1, 2 if clusters else 1, squeeze=False)[0]
     cells = int(np.clip(np.sqrt(len(coordinates)) / 1.6, 15, 60))
     density = panels[0].hexbin(*coordinates.T, gridsize=cells, mincnt=1, bins="log", cmap="viridis", lw=0.1)
-    figure.colorbar(density, ax=panels[0], label="particles per hexagon", format="%g", shrink=0.85)
+    bar = figure.colorbar(density, ax=panels[0], label="particles per hexagon", format="%g", shrink=0.85)
+    bar.ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # plain numbers, if few decades
     panels[0].set_title("Density of particles")
     if clusters:
         colours = label_colours(len(clusters.centres))
