@@ -26,6 +26,7 @@ from drgn import __version__
 from drgn.data.datamodule import ParticleDataModule
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
+from drgn.hints import leaves
 from drgn.models.reconstructor import Reconstructor
 from drgn.physics.grids import half_lattice
 from drgn.signature import build
@@ -114,6 +115,28 @@ class Run:
         except yaml.YAMLError as error:
             raise InputError(f"{config_file} is not YAML ({str(error).splitlines()[0]})") from None
         return cls(folder, config, trust)
+
+    @staticmethod
+    def require_same(path: Path, config: Mapping[str, Any], *, box_size: int, n: int) -> None:
+        """Raise an InputError where a folder holds a run that cannot go on with these options.
+
+        Learning rate, schedule, trainer and number of epochs may change; the model and its data may not.
+        """
+        if not (path / "checkpoints" / "last.ckpt").is_file():
+            return
+        old = Run.open(path)
+        then = {**_model_of(old.config), "box_size": old.box_size, "n_particles": old.info["n_particles"]}
+        now = {
+            **_model_of(json.loads(json.dumps(config, default=str))),
+            "box_size": box_size,
+            "n_particles": n,
+        }
+        for key in sorted({**then, **now}, key=lambda name: name.count(".")):
+            if then.get(key) != now.get(key):
+                raise InputError(
+                    f"output={path} holds a run with {key}={then.get(key)}, which cannot go on with"
+                    f" {now.get(key)}: give another output=, or resume=false to start over"
+                )
 
     @property
     def name(self) -> str:
@@ -292,6 +315,11 @@ def build_reconstructor(
         amplitude=runtime["amplitude"],
         density_scale=density_scale,
     )
+
+
+def _model_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that a checkpoint depends on."""
+    return dict(leaves({group: config[group] for group in ("model", "latent", "pose")}))
 
 
 def _latest() -> Path:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from drgn.command import command, compose
+from drgn.errors import InputError
 from drgn.signature import build
 
 
@@ -69,9 +70,12 @@ def train(
         The best held-out loss, for sweeps.
     """
     config = {**locals()}
+    if epochs < 1 or seed < 0:
+        raise InputError(f"epochs={epochs} seed={seed}: expected at least one epoch, and a seed of 0 or more")
     _quiet()
     import pytorch_lightning as pl
     import torch
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from drgn.run import Run, build_reconstructor
     from drgn.training import precision
@@ -108,6 +112,8 @@ def train(
             file=sys.stderr,
         )
     stack = data.dataset.stack.meta
+    if resume:
+        Run.require_same(output, config, box_size=stack.box_size, n=len(particles))
     run = Run.create(
         output, config, box_size=stack.box_size, pixel_size_A=stack.pixel_size_A, n=len(particles)
     )
@@ -145,18 +151,23 @@ def train(
     else:
         log.log_hyperparams(_flat(config))
         watchers.append(HyperParameters(_flat(config), monitor))
-    fitter = build(
-        settings,
-        trust=trust,
-        key="trainer",
-        max_epochs=epochs,
-        logger=log if log is not None else False,
-        callbacks=watchers,
-        enable_progress_bar=sys.stdout.isatty(),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=run.path,
-    )
+    try:
+        fitter = build(
+            settings,
+            trust=trust,
+            key="trainer",
+            max_epochs=epochs,
+            logger=log if log is not None else False,
+            callbacks=watchers,
+            enable_progress_bar=sys.stdout.isatty(),
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=run.path,
+        )
+    except InputError:
+        raise
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(f"trainer: {str(error).splitlines()[0]}") from None
     print(_summary(data, reconstructor, run.path), flush=True)
     try:
         fitter.fit(module, data, ckpt_path=run.last_checkpoint if resume else None, weights_only=True)
@@ -249,6 +260,7 @@ def _quiet() -> None:
             logging.getLogger(logger).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")  # told by BadBatches
+    warnings.filterwarnings("ignore", message=".*`list` across ranks is zero.*")  # nothing is held out
     warnings.filterwarnings("ignore", message=".*litlogger.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -131,8 +131,8 @@ def test_a_missing_file_says_what_to_download(tmp_path):
         ParticleDataModule(**options).prepare_data()
 
 
-def test_images_without_poses_are_refused_before_they_are_prepared_into_batches(module):
+def test_images_without_poses_are_refused_before_they_are_prepared(module, tmp_path):
     data = module(columns=dict.fromkeys(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")))
-    data.prepare_data()
     with pytest.raises(InputError, match=r"has no poses.*dataset\.poses="):
-        data.train_dataloader()
+        data.prepare_data()
+    assert not (tmp_path / "prepared").exists()

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from drgn.data.dataset import Batches, ParticleDataset
+from drgn.data.dataset import Batches, ParticleDataset, require_poses
 from drgn.data.prepared import PreparedStack, prepare
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
@@ -102,6 +102,7 @@ class ParticleDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make the prepared stack where it is not there yet (one process does)."""
+        require_poses(self.particles)  # not after an hour of preparing
         self._open(_progress_line)
 
     def _open(self, progress: Callable[[int, int], None] | None = None) -> PreparedStack:

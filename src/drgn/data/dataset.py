@@ -28,16 +28,12 @@ class ParticleDataset(Dataset[Batch]):
     """
 
     def __init__(self, particles: Particles, stack: PreparedStack) -> None:
-        if particles.rotation is None:
-            raise InputError(
-                f"{particles.source.path} has no poses: expected angles in the file, or a cryoDRGN poses.pkl"
-                " given as dataset.poses="
-            )
+        rotation = require_poses(particles)
         table = particles.table
         self.stack = stack
         _, group = np.unique(table["group"].to_numpy(str), return_inverse=True)
         self.group = torch.from_numpy(group.astype(np.int64))
-        self.rotation = torch.from_numpy(particles.rotation.astype(np.float32))
+        self.rotation = torch.from_numpy(rotation.astype(np.float32))
         shift_A = table[["shift_x_A", "shift_y_A"]].to_numpy(np.float64)
         self.shift_px = torch.from_numpy(np.nan_to_num(shift_A) / stack.meta.pixel_size_A).float()
         if particles.has_ctf:
@@ -93,6 +89,16 @@ class ParticleDataset(Dataset[Batch]):
             min=1e-3
         )
         return signal.sqrt().float()
+
+
+def require_poses(particles: Particles) -> NDArray[np.float64]:
+    """Rotations (N, 3, 3), or an InputError that says how to give them."""
+    if particles.rotation is None:
+        raise InputError(
+            f"{particles.source.path} has no poses: expected angles in the file, or a cryoDRGN poses.pkl"
+            " given as dataset.poses="
+        )
+    return particles.rotation
 
 
 class Batches(Sampler[NDArray[np.int64]]):

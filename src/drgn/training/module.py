@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from drgn.errors import InputError
 from drgn.models.losses import Loss
 from drgn.models.reconstructor import Reconstructor
 from drgn.physics.imaging import Batch
@@ -40,6 +41,7 @@ class ReconstructionModule(pl.LightningModule):
         self.skipped: list[int] = []  # rows of the batches that gave no finite loss or gradient
         self.faulty: list[int] = []  # those among them, and held-out ones, whose own loss was not finite
         self._rows = torch.empty(0, dtype=torch.int64)
+        self._finite = 0  # images with a finite loss in this epoch of training or validation
 
     images_seen: Tensor
 
@@ -62,6 +64,7 @@ class ReconstructionModule(pl.LightningModule):
                 return None
             # the other processes wait for this one's gradients: give them zeros
             return sum((p.sum() * 0 for p in self.parameters()), torch.zeros((), device=self.device))
+        self._finite += n
         self._log("train", loss, n, on_step=True)
         return total
 
@@ -82,8 +85,33 @@ class ReconstructionModule(pl.LightningModule):
             self.skipped += bad
             self.faulty += bad
         if good.any():
+            self._finite += int(good.sum())
             loss = Loss(*(part[good] for part in loss))
             self._log("heldout", loss, int(good.sum()), on_step=False)
+
+    def on_train_epoch_start(self) -> None:
+        """Count anew."""
+        self._finite = 0
+
+    def on_validation_epoch_start(self) -> None:
+        """Look back at the training, which is over for this epoch, and count anew."""
+        self._require_finite()
+        self._finite = 0
+
+    def on_validation_epoch_end(self) -> None:
+        """Look back at the validation."""
+        self._require_finite()
+
+    def on_train_epoch_end(self) -> None:
+        """Look back at the training, where nothing is held out."""
+        self._require_finite()
+
+    def _require_finite(self) -> None:
+        if self._finite == 0 and not self.trainer.sanity_checking:
+            raise InputError(
+                "no image has a finite loss any more: the training diverged; give a smaller optimizer.lr, or"
+                " trainer.gradient_clip_val=1"
+            )
 
     def _log(self, where: str, loss: Loss, n: int, *, on_step: bool) -> None:
         scale = loss_scale(self.reconstructor)
