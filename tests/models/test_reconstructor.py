@@ -76,11 +76,11 @@ def batch():
     slices = PHANTOM.fourier(imaging.slice_coordinates(frequencies / PIXEL_A, rotation))
     contrast, phase = imaging.transfer(frequencies, torch.full((N,), PIXEL_A).double(), parameters, shift_px)
     premultiplied = torch.arange(N) % 2 == 1
-    gain = torch.where(premultiplied[:, None], contrast.square(), contrast)
+    multiplied = imaging.multiplier(frequencies, torch.full((N,), PIXEL_A), parameters, premultiplied)
     return imaging.Batch(
         row=torch.arange(N),
         group=torch.arange(N),
-        image=imaging.observe(slices, gain, phase).to(torch.complex64),
+        image=imaging.observe(slices, contrast * multiplied, phase).to(torch.complex64),
         rotation=rotation.float(),
         shift_px=shift_px.float(),
         pixel_size_A=torch.full((N,), PIXEL_A),

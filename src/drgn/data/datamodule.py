@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from drgn.data.dataset import Batches, ParticleDataset, require_poses
-from drgn.data.prepared import PreparedStack, prepare
+from drgn.data.prepared import PreparedStack, prepare, require_box_size
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
 from drgn.physics.imaging import Batch
@@ -98,7 +98,9 @@ class ParticleDataModule(pl.LightningDataModule):
     def box_size(self) -> int:
         """Training box in pixels; an odd box of the images is cropped by one."""
         original = self.particles.box_size
-        return self._box_size if self._box_size is not None else original - original % 2
+        box_size = self._box_size if self._box_size is not None else original - original % 2
+        require_box_size(box_size, original)
+        return box_size
 
     def prepare_data(self) -> None:
         """Make the prepared stack where it is not there yet (one process does)."""

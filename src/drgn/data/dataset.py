@@ -62,8 +62,8 @@ class ParticleDataset(Dataset[Batch]):
     def signal_amplitude(self, rows: NDArray[np.int64], limit: int = 2000) -> Tensor:
         """Expected root-mean-square of the volume's transform at each frequency of the image lattice, (P,).
 
-        From the power of up to `limit` images by shells, less that of the noise (1; CTF^2 in a premultiplied
-        image), divided by that of the CTF (CTF^2; CTF^4).
+        From the power of up to `limit` images by shells, less that of the noise, divided by that of the CTF
+        (both times CTF^2 in a premultiplied image).
         """
         chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), limit)).astype(np.int64))]
         frequencies = self.stack.lattice.frequencies
@@ -75,10 +75,12 @@ class ParticleDataset(Dataset[Batch]):
                 frequencies, batch["pixel_size_A"], batch["ctf_parameters"], batch["shift_px"]
             )
             c2 = contrast.double().square()
-            premultiplied = batch["premultiplied"][:, None]
+            m2 = imaging.multiplier(
+                frequencies, batch["pixel_size_A"], batch["ctf_parameters"], batch["premultiplied"]
+            ).square()
             power += batch["image"].abs().double().square().sum(0)
-            noise += torch.where(premultiplied, c2, 1.0).sum(0)
-            transfer += torch.where(premultiplied, c2.square(), c2).sum(0)
+            noise += m2.double().sum(0)
+            transfer += (m2 * c2).sum(0)
 
         def shell_mean(values: Tensor) -> Tensor:
             total = torch.zeros(int(shell.max()) + 1, dtype=torch.float64).index_add_(0, shell, values)

@@ -108,16 +108,20 @@ def prepare(
     InputError
         An image is not there, or the box is odd or too large.
     """
-    original = particles.box_size
-    if box_size % 2 or not 8 <= box_size <= original:
-        raise InputError(
-            f"dataset.box_size={box_size}: expected an even number from 8 to the images' box, {original}"
-        )
+    require_box_size(box_size, particles.box_size)
     particles.require_images()
     folder = cache / _key(particles, box_size, window)
     if not (folder / "meta.json").exists():
         _build(particles, folder, box_size, window, progress)
     return PreparedStack(folder)
+
+
+def require_box_size(box_size: int, original: int) -> None:
+    """Raise an InputError where images of box `original` cannot be cropped to `box_size`."""
+    if box_size % 2 or not 8 <= box_size <= original:
+        raise InputError(
+            f"dataset.box_size={box_size}: expected an even number from 8 to the images' box, {original}"
+        )
 
 
 def _key(particles: Particles, box_size: int, window: bool) -> str:

@@ -43,6 +43,8 @@ class Experiment:
                 f"n_particles={self.n_particles} box_size={self.box_size} snr={self.snr}: expected at"
                 " least one particle, an even box of at least 16 px and an SNR above 0"
             )
+        if not 0 <= self.attached_fraction <= 1:
+            raise InputError(f"attached_fraction={self.attached_fraction}: expected a share from 0 to 1")
         if self.box_size * self.pixel_size_A < 180:
             raise InputError(
                 f"box_size={self.box_size} x pixel_size_A={self.pixel_size_A} is a field of"

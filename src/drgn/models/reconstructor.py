@@ -93,11 +93,16 @@ class Reconstructor(nn.Module):
     def _transfer(self, batch: Batch, shift_px: Tensor) -> tuple[Tensor, Tensor]:
         return imaging.transfer(self.frequencies, batch["pixel_size_A"], batch["ctf_parameters"], shift_px)
 
+    def _multiplier(self, batch: Batch) -> Tensor:
+        return imaging.multiplier(
+            self.frequencies, batch["pixel_size_A"], batch["ctf_parameters"], batch["premultiplied"]
+        )
+
     def _infer(self, batch: Batch, rotation: Tensor, contrast: Tensor, phase: Tensor) -> Posterior | None:
         seen = Observation(
             row=batch["row"],
             group=batch["group"],
-            centred=imaging.matched_filter(batch["image"], contrast, phase, batch["premultiplied"]),
+            centred=imaging.matched_filter(batch["image"], contrast, phase, self._multiplier(batch)),
             weight=contrast.square(),
             rotation=rotation,
         )
@@ -118,12 +123,11 @@ class Reconstructor(nn.Module):
             z = posterior.sample() if self.training else posterior.mean
         coordinates = imaging.slice_coordinates(self.frequencies, rotation)
         slices = self._slices(coordinates, self.amplitude, z)
-        premultiplied = batch["premultiplied"]
-        gain = torch.where(premultiplied[:, None], contrast.square(), contrast)
+        multiplied = self._multiplier(batch)
         return Prediction(
-            image=imaging.observe(slices, gain, phase),
+            image=imaging.observe(slices, contrast * multiplied, phase),
             posterior=posterior,
-            residual=imaging.whitened_residual(batch["image"], slices, contrast, phase, premultiplied),
+            residual=imaging.whitened_residual(batch["image"], slices, contrast, phase, multiplied),
         )
 
     def loss(self, batch: Batch, images_seen: int = 0) -> Loss:

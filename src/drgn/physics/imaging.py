@@ -9,8 +9,10 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from drgn.physics.ctf import ctf
+from drgn.physics.ctf import PARAMETERS, ctf
 from drgn.physics.fourier import shift_phase
+
+_SMALL = 0.1  # of a premultiplied image's CTF: nothing is divided by less
 
 
 class Batch(TypedDict):
@@ -100,30 +102,45 @@ def observe(slices: Tensor, contrast: Tensor, phase: Tensor) -> Tensor:
     return slices * contrast * phase
 
 
+def multiplier(
+    frequencies: Tensor, pixel_size_A: Tensor, ctf_parameters: Tensor, premultiplied: Tensor
+) -> Tensor:
+    """What was multiplied on each image after it was recorded, (B, P).
+
+    1, or for a CTF-premultiplied image (`premultiplied` (B,) bool) its CTF without envelope and scale: those
+    describe what became of the signal, and programs that premultiply leave them out.
+    """
+    bare = ctf_parameters.clone()
+    bare[..., PARAMETERS.index("b_factor_A2")] = 0
+    bare[..., PARAMETERS.index("ctf_scale")] = 1
+    return torch.where(premultiplied[:, None], ctf(frequencies / pixel_size_A[:, None, None], bare), 1.0)
+
+
 def whitened_residual(
-    image: Tensor, slices: Tensor, contrast: Tensor, phase: Tensor, premultiplied: Tensor
+    image: Tensor, slices: Tensor, contrast: Tensor, phase: Tensor, multiplied: Tensor
 ) -> Tensor:
     """Difference of data and model in units of the noise, (B, P) complex.
 
-    A CTF-premultiplied image is CTF * (CTF * slice + noise): its noise is divided by the CTF again, softly
-    where the CTF vanishes and the image carries nothing.
+    The image is m * (contrast * slice + noise): the noise is divided by m again, except where m vanishes and
+    the image carries nothing.
 
     Parameters
     ----------
     image
-        (B, P) complex transforms of the data, data_sign applied, noise variance 1 before premultiplication.
+        (B, P) complex transforms of the data, data_sign applied, noise variance 1 before multiplication.
     slices
         (B, P) complex, centred model slices.
     contrast, phase
         From `transfer`.
-    premultiplied
-        (B,) bool.
+    multiplied
+        (B, P), m, from `multiplier`.
     """
-    gain = torch.where(premultiplied[:, None], contrast.square(), contrast)
-    residual = image - observe(slices, gain, phase)
-    return residual * torch.where(premultiplied[:, None], (contrast.square() + 0.01).rsqrt(), 1.0)
+    return (image - observe(slices, contrast * multiplied, phase)) / multiplied.abs().clamp_min(_SMALL)
 
 
-def matched_filter(image: Tensor, contrast: Tensor, phase: Tensor, premultiplied: Tensor) -> Tensor:
-    """Centre the image and multiply it by its CTF, (B, P): what back-projection adds and an encoder sees."""
-    return image * torch.where(premultiplied[:, None], 1.0, contrast) * phase.conj()
+def matched_filter(image: Tensor, contrast: Tensor, phase: Tensor, multiplied: Tensor) -> Tensor:
+    """Centre the image and multiply it by its CTF, (B, P): what back-projection adds and an encoder sees.
+
+    Arguments as of `whitened_residual`.
+    """
+    return image * contrast * multiplied / multiplied.abs().clamp_min(_SMALL).square() * phase.conj()
