@@ -16,7 +16,7 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """Return the environment of a program that imports this drgn wherever it is started, on one core."""
     import drgn

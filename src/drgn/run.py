@@ -292,12 +292,15 @@ def build_reconstructor(
     trust
         Module prefixes that a `_target_` may name besides drgn's, torch's and Lightning's own.
     """
+    zdim = int(config["latent"].get("zdim", 0))
+    if "zdim" in config["latent"] and zdim < 1:
+        raise InputError(f"latent.zdim={zdim}: expected at least 1; a homogeneous model is latent=none")
     n_pixels = len(half_lattice(box_size, 2))
     runtime: dict[str, Any] = {
         "box_size": box_size,
         "n_particles": n_particles,
         "amplitude": torch.ones(n_pixels) if amplitude is None else amplitude,
-        "zdim": int(config["latent"].get("zdim", 0)),
+        "zdim": zdim,
     }
     parts = config["model"]
 
@@ -308,7 +311,7 @@ def build_reconstructor(
         box_size=box_size,
         decoder=make(parts["decoder"], "model.decoder", encoding=make(parts["encoding"], "model.encoding")),
         latent=make(config["latent"], "latent", encoder=make(parts["encoder"], "model.encoder"))
-        if runtime["zdim"]
+        if zdim
         else make(config["latent"], "latent"),
         pose=make(config["pose"], "pose"),
         loss=make(config["loss"], "loss"),

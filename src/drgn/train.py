@@ -77,6 +77,7 @@ def train(
     import torch
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+    from drgn.models.reconstructor import Reconstructor
     from drgn.run import Run, build_reconstructor
     from drgn.training import precision
     from drgn.training.callbacks import (
@@ -96,6 +97,18 @@ def train(
     data = build({k: v for k, v in dataset.items() if k != "simulate"}, trust=trust, key="dataset")
     particles = data.particles
     particles.require_images()
+
+    def model(**measured: Any) -> Reconstructor:
+        return build_reconstructor(
+            config, box_size=data.box_size, n_particles=len(particles), trust=trust, **measured
+        )
+
+    model()  # mistakes are told before images are prepared, which can take an hour
+    steps = [
+        build(node, trust=trust, key=key) for key, node in (("optimizer", optimizer), ("schedule", schedule))
+    ]
+    if resume:
+        Run.require_same(output, config, box_size=data.box_size, n=len(particles))
     pl.seed_everything(seed, workers=True, verbose=False)
 
     settings = dict(trainer)
@@ -112,24 +125,13 @@ def train(
             file=sys.stderr,
         )
     stack = data.dataset.stack.meta
-    if resume:
-        Run.require_same(output, config, box_size=stack.box_size, n=len(particles))
     run = Run.create(
         output, config, box_size=stack.box_size, pixel_size_A=stack.pixel_size_A, n=len(particles)
     )
-    reconstructor = build_reconstructor(
-        config,
-        box_size=stack.box_size,
-        n_particles=len(particles),
-        amplitude=data.dataset.signal_amplitude(data.rows(heldout=False)),
-        density_scale=stack.density_scale,
-        trust=trust,
+    reconstructor = model(
+        amplitude=data.dataset.signal_amplitude(data.rows(heldout=False)), density_scale=stack.density_scale
     )
-    module = ReconstructionModule(
-        reconstructor,
-        build(optimizer, trust=trust, key="optimizer"),
-        build(schedule, trust=trust, key="schedule"),
-    )
+    module = ReconstructionModule(reconstructor, *steps)
     monitor = "heldout/loss" if len(data.rows(heldout=True)) else "train/loss_epoch"
     checkpoint = pl.callbacks.ModelCheckpoint
     best = checkpoint(dirpath=run.checkpoints, filename="best", monitor=monitor, enable_version_counter=False)

@@ -90,6 +90,8 @@ def test_an_odd_box_is_cropped_by_one_and_a_given_one_is_kept(module, noise):
     assert data.box_size == data.dataset.stack.meta.box_size == 16
     assert data.dataset.stack.meta.pixel_size_A == pytest.approx(4.0 * 17 / 16)
     assert module(images, box_size=10).box_size == 10
+    with pytest.raises(InputError, match=r"dataset\.box_size=18: .* 17$"):
+        module(images, box_size=18).prepare_data()
 
 
 def test_the_cropped_box_has_larger_pixels(module, noise):

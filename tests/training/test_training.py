@@ -178,7 +178,7 @@ def test_heldout_particles_of_a_table_are_found_by_their_images(train_tiny):
 def test_two_processes_make_one_run(tiny, tmp_path, environment):
     command = [sys.executable, "-m", "drgn.train", *tiny, "latent.zdim=2", f"output={tmp_path / 'run'}"]
     options = ["trainer.devices=2", "trainer.strategy=ddp", "dataset.batch_size=16"]
-    environment["PL_TORCH_DISTRIBUTED_BACKEND"] = "gloo"
+    environment = {**environment, "PL_TORCH_DISTRIBUTED_BACKEND": "gloo"}
     done = subprocess.run(
         [*command, *options], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300
     )

@@ -173,6 +173,9 @@ def test_a_run_does_not_go_on_with_another_model(train_tiny, trained, option, ke
         (["trainer=gpu"], "trainer: No supported gpu backend found!"),
         (["trainer.precision=fine"], r"trainer\.precision=fine: expected one of"),
         (["model.decoder.hidden_dim=wide"], r"model\.decoder\.hidden_dim=wide: expected a whole number"),
+        (["optimizer.lr=fast"], r"optimizer\.lr=fast: expected"),
+        (["schedule=cosine", "schedule.warmup_steps=1.5"], r"schedule\.warmup_steps=1\.5: expected a whole"),
+        (["latent.zdim=0"], r"latent\.zdim=0: expected at least 1; a homogeneous model is latent=none"),
         (["model.encoder.radius_px=null"], r"model\.encoder\.radius_px=null: expected a number"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -180,10 +183,12 @@ def test_a_run_does_not_go_on_with_another_model(train_tiny, trained, option, ke
 def test_mistakes_are_one_sentence(train_tiny, tmp_path, options, sentence):
     if options == ["trainer=gpu"] and torch.cuda.is_available():
         pytest.skip("there is a GPU")
+    new = f"dataset.cache={tmp_path / 'prepared'}"
     with pytest.raises(InputError, match=sentence) as error:
-        train_tiny(*options, output=tmp_path / "run")
+        train_tiny(new, *options, output=tmp_path / "run")
     assert "\n" not in str(error.value)
-    assert not list(tmp_path.glob("run/checkpoints/*"))
+    if "trainer" not in options[0]:  # a trainer is made last
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("heldout", ["0.2", "0"])
