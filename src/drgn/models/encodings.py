@@ -55,7 +55,7 @@ class GaussianEncoding(nn.Module):
     """
 
     def __init__(
-        self, *, box_size: int, sigma: float = 0.5, n_frequencies: int | None = None, seed: int = 0
+        self, *, box_size: int, sigma: float = 0.25, n_frequencies: int | None = None, seed: int = 0
     ) -> None:
         super().__init__()
         n = 3 * (box_size // 2) if n_frequencies is None else n_frequencies
