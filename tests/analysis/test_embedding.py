@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from drgn.analysis import embedding
 from drgn.errors import InputError
@@ -94,3 +95,14 @@ def test_umap_of_shared_latents_is_shared():
     once = embedding.umap(np.unique(z, axis=0), seed=0).coordinates
     again = embedding.umap(np.repeat(np.unique(z, axis=0), 5, axis=0), seed=0).coordinates
     np.testing.assert_array_equal(again[::5], once)
+
+
+def test_umap_leaves_the_number_of_threads_as_it_was(cloud):
+    # numba, which UMAP runs on, shares OpenMP with torch: what trains next would use more cores than it may
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        embedding.umap(cloud, seed=0)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -148,6 +148,9 @@ def umap(z: np.ndarray, seed: int, n_neighbors: int = 15, min_dist: float = 0.1)
         warnings.simplefilter("ignore", ImportWarning)  # its parametric variant would want Tensorflow
         from umap import UMAP as Layout
 
+    import torch
+
+    threads = torch.get_num_threads()
     distinct, row = np.unique(np.asarray(z, np.float32), axis=0, return_inverse=True)
     layout = Layout(
         n_components=2,
@@ -159,7 +162,9 @@ def umap(z: np.ndarray, seed: int, n_neighbors: int = 15, min_dist: float = 0.1)
         if len(distinct) > 50
         else "random",  # the spectral start fails on a handful of points
     )
-    return UMAP(layout.fit_transform(distinct)[row], is_latent=False)
+    coordinates = layout.fit_transform(distinct)[row]
+    torch.set_num_threads(threads)  # numba set OpenMP's number, which torch shares, to that of the cores
+    return UMAP(coordinates, is_latent=False)
 
 
 def percentiles_1d(z: np.ndarray, percentiles: tuple[float, ...] = PERCENTILES_1D) -> np.ndarray:
