@@ -70,9 +70,9 @@ def test_two_classes_of_a_tilt_star_are_told_apart(shared: Path, train: Train) -
         "dataset.data_sign=-1",
         "dataset.batch_size=32",
         "optimizer.lr=1e-3",
-        "latent.zdim=1",
+        "latent.zdim=8",
         "loss.beta=0.25",
-        "epochs=20",
+        "epochs=36",
     )
     latents = run.latents()
     truth = np.array(["classE" in key for key in latents.key]).astype(int)
