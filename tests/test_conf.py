@@ -16,7 +16,7 @@ from drgn.signature import bind, resolve
 
 CHOICES = [(group, choice) for group, choices in groups("train").items() for choice in choices]
 # what the program supplies to the components: see drgn/train.py
-RUNTIME = ("box_size", "encoder", "encoding", "max_epochs", "n_particles", "n_pixels", "zdim")
+RUNTIME = ("amplitude", "box_size", "encoder", "encoding", "max_epochs", "n_particles", "zdim")
 
 
 def function_of(verb: str) -> Callable[..., Any]:
