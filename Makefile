@@ -43,11 +43,11 @@ type: install ## Check the types (mypy)
 
 .PHONY: test
 test: install relion ## Run the tests that take seconds
-	$(TEST_ENV) $(BIN)/pytest -n 2 -m "not full"
+	$(TEST_ENV) $(BIN)/pytest -n 2 --dist worksteal -m "not full"
 
 .PHONY: test-full
 test-full: install relion ## Run all tests
-	$(TEST_ENV) $(BIN)/pytest -n 2
+	$(TEST_ENV) $(BIN)/pytest -n 2 --dist worksteal
 
 # RELION is an oracle of the tests; Debian packages it.
 .PHONY: relion

@@ -225,7 +225,6 @@ def _analyze(path: Path, trust: list[str]) -> None:
 
     try:
         import matplotlib  # noqa: F401
-        import skimage  # noqa: F401
     except ModuleNotFoundError:
         print("no analysis: it needs `pip install drgn[analyze]`; then: drgn analyze run=" + str(path))
         return
