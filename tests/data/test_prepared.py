@@ -1,6 +1,8 @@
 import itertools
 import os
+import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -211,24 +213,44 @@ def test_whatever_the_stack_depends_on_is_in_its_name(make_particles, noise, mak
     def folder(p=particles, **options):
         return make(p, **options).folder.name
 
+    def changed(**columns):
+        return type(particles)(particles.table.assign(**columns), particles.rotation, particles.source)
+
     names = {
         "as it is": folder(),
         "box": folder(box_size=20),
         "window": folder(window=False),
-        "sign": folder(make_particles(images, data_sign=-1.0)),
+        "sign": folder(changed(data_sign=-1.0)),
+        "pixel": folder(changed(pixel_size_A=5.0)),
         "rows": folder(particles.select(np.arange(9))),
         "order": folder(particles.select(np.arange(10)[::-1])),
     }
-    table = particles.table.assign(pixel_size_A=5.0)
-    names["pixel"] = folder(type(particles)(table, particles.rotation, particles.source))
     os.utime(tmp_path / "particles.mrcs", ns=(0, 1))
     names["mtime"] = folder()
     assert len(set(names.values())) == len(names)
     # poses and CTF are not in the stack: a new refinement does not prepare the images again
-    assert (
-        folder(type(particles)(particles.table.assign(defocus_u_A=9.0), None, particles.source))
-        == names["mtime"]
-    )
+    assert folder(changed(defocus_u_A=9.0, shift_x_A=1.0)) == names["mtime"]
+
+
+def test_of_two_processes_one_makes_the_stack(make_particles, noise, make, monkeypatch, tmp_path):
+    monkeypatch.setattr(prepared, "_CHUNK", 8)
+    particles = make_particles(noise(80, 16))
+    started, waiting = threading.Event(), threading.Event()
+    done = []
+
+    def first(n, _):
+        done.append(n)
+        started.set()
+        waiting.wait(0.2)
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(make, particles, progress=first)
+        assert started.wait(10)
+        two = pool.submit(make, particles, progress=lambda n, _: done.append(-n))
+        stacks = [one.result(20), two.result(20)]
+    assert done == list(range(8, 81, 8))
+    assert torch.equal(everything(stacks[0]), everything(stacks[1]))
+    assert [path.name for path in (tmp_path / "prepared").iterdir()] == [stacks[0].folder.name]
 
 
 def test_rows_are_read_in_the_order_asked_for(make_particles, noise, make):

@@ -106,6 +106,7 @@ def test_other_loggers_callbacks_and_trainers(train_tiny):
     run = train_tiny("logger=csv", "callbacks=early_stopping", "trainer=debug", "schedule=warmup")
     assert (run / "csv" / "version_0" / "metrics.csv").is_file()
     assert json.loads((run / "run.json").read_text())["epochs"] == 1
+    assert Run.open(train_tiny("trainer.precision=bf16-mixed")).latents().z.std() > 0
     assert "tensorboard" not in [p.name for p in train_tiny("logger=none").iterdir()]
 
 

@@ -5,10 +5,12 @@ Each image is kept as the half of its Fourier transform inside Nyquist of the tr
 variance 1. The folder's name is a hash of everything the file was made from.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -88,7 +90,8 @@ def prepare(
 ) -> PreparedStack:
     """Open the prepared stack of these particles, making it first where it is not there yet.
 
-    A killed build goes on where it stopped; an unfinished stack never has the finished name.
+    A killed build goes on where it stopped; an unfinished stack never has the finished name. Of several
+    processes that want the same stack one makes it, the others wait.
 
     Parameters
     ----------
@@ -112,7 +115,19 @@ def prepare(
     particles.require_images()
     folder = cache / _key(particles, box_size, window)
     if not (folder / "meta.json").exists():
-        _build(particles, folder, box_size, window, progress)
+        partial = folder.with_name(folder.name + ".partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "meta.json").exists():
+                _build(particles, partial, box_size, window, progress)
+                os.replace(partial, folder)
+            else:
+                with suppress(OSError):  # empty, or renamed by the process that was waited for
+                    partial.rmdir()
+        finally:
+            os.close(lock)
     return PreparedStack(folder)
 
 
@@ -137,13 +152,11 @@ def _key(particles: Particles, box_size: int, window: bool) -> str:
 
 def _build(
     particles: Particles,
-    folder: Path,
+    partial: Path,
     box_size: int,
     window: bool,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
     n, original = len(particles), particles.box_size
     lattice = half_lattice(box_size, 2)
     taper = masks.window(original) if window else torch.ones(original, original)
@@ -189,7 +202,6 @@ def _build(
     )
     _write_json(partial / "meta.json", asdict(meta))
     state_file.unlink()
-    os.replace(partial, folder)
 
 
 def _ring(box_size: int) -> Tensor:

@@ -1,0 +1,49 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from drgn.training import callbacks
+
+
+def draws(seed, epoch, process, batch=0):
+    """Return what is drawn for a batch."""
+    trainer = SimpleNamespace(current_epoch=epoch, global_rank=process)
+    callbacks.Draws(seed).on_train_batch_start(trainer, None, None, batch)
+    return torch.randn(4).tolist()
+
+
+def test_draws_are_of_the_seed_the_epoch_and_the_process():
+    first = draws(0, 0, 0)
+    torch.randn(7)
+    assert draws(0, 0, 0) == first
+    assert len({tuple(draws(*which)) for which in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}) == 4
+
+
+def test_draws_go_on_within_an_epoch():
+    assert draws(0, 0, 0) != draws(0, 0, 0, batch=1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")]
+)
+def test_a_duration(seconds, said):
+    assert callbacks._duration(seconds) == said
+
+
+@pytest.mark.parametrize("zdim", [1, 2, 5])
+def test_the_picture_of_the_latents_shows_where_they_are(zdim):
+    z = torch.zeros(100, zdim)
+    z[:50, 0], z[50:, 0] = 3, -3
+    picture = callbacks._scatter(z)
+    assert picture.shape == (256, 256)
+    assert picture.max() == 1
+    rows, columns = torch.nonzero(picture > 0.5, as_tuple=True)
+    assert 110 < rows.float().mean() < 145
+    assert columns.min() < 40
+    assert columns.max() > 215
+
+
+def test_an_empty_or_broken_picture_is_grey():
+    assert callbacks._grey(torch.zeros(3, 3)).tolist() == torch.zeros(3, 3).tolist()
+    assert callbacks._grey(torch.tensor([[0.0, float("nan")], [1.0, 2.0]])).isfinite().all()
