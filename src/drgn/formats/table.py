@@ -96,7 +96,7 @@ class Parsed:
 def build_table(n: int, columns: dict[str, Any]) -> pd.DataFrame:
     """Return a frame of n rows with exactly `COLUMNS`, filled from `columns` and their defaults."""
     data = {
-        name: pd.Series(columns.get(name, default), index=pd.RangeIndex(n)).astype(dtype)
+        name: pd.Series(columns.get(name, default), index=pd.RangeIndex(n)).astype(dtype)  # type: ignore[call-overload]
         for name, (dtype, default) in COLUMNS.items()
     }
     return pd.DataFrame(data)
