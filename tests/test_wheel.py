@@ -62,8 +62,12 @@ def test_the_wheel_holds_every_file(wheel):
 def test_the_wheel_alone_trains_the_toy_set(installed, tmp_path):
     where = run(installed / "python", "-c", "import drgn; print(drgn.__file__, drgn.CONF)", cwd=tmp_path)
     assert where.count(str(installed.parent)) == 2
-    small = ["dataset.simulate.n_particles=64", "dataset.simulate.box_size=32",
-            "dataset.simulate.pixel_size_A=6", "model=128x3"]
+    small = [
+        "dataset.simulate.n_particles=64",
+        "dataset.simulate.box_size=32",
+        "dataset.simulate.pixel_size_A=6",
+        "model=128x3",
+    ]
     run(
         installed / "drgn",
         "train",
