@@ -39,6 +39,7 @@ def batch_of(box_size: int) -> Batch:
         pixel_size_A=torch.full((BATCH,), 192 / box_size),
         ctf_parameters=ctf.expand(BATCH, -1),
         premultiplied=torch.zeros(BATCH, dtype=torch.bool),
+        phase_flipped=torch.zeros(BATCH, dtype=torch.bool),
     )
 
 

@@ -34,7 +34,7 @@ def make_model() -> Callable[..., Reconstructor]:
 
 @pytest.fixture
 def batch() -> Batch:
-    """Return four images of noise, one of them premultiplied by its CTF."""
+    """Return four images of noise, one of them premultiplied by its CTF, one phase-flipped."""
     generator = torch.Generator().manual_seed(3)
     n, n_pixels = 4, len(half_lattice(BOX, 2))
     ctf = torch.tensor([15000.0, 13000.0, 30.0, 0.0, 300.0, 2.7, 0.1, 0.0, 1.0])
@@ -47,4 +47,5 @@ def batch() -> Batch:
         pixel_size_A=torch.full((n,), 5.0),
         ctf_parameters=ctf.repeat(n, 1),
         premultiplied=torch.tensor([False, False, True, False]),
+        phase_flipped=torch.tensor([True, False, False, False]),
     )

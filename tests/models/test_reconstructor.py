@@ -75,8 +75,10 @@ def batch():
     frequencies = LATTICE.frequencies.double()
     slices = PHANTOM.fourier(imaging.slice_coordinates(frequencies / PIXEL_A, rotation))
     contrast, phase = imaging.transfer(frequencies, torch.full((N,), PIXEL_A).double(), parameters, shift_px)
-    premultiplied = torch.arange(N) % 2 == 1
-    multiplied = imaging.multiplier(frequencies, torch.full((N,), PIXEL_A), parameters, premultiplied)
+    premultiplied, phase_flipped = torch.arange(N) % 3 == 1, torch.arange(N) % 3 == 2
+    multiplied = imaging.multiplier(
+        frequencies, torch.full((N,), PIXEL_A), parameters, premultiplied, phase_flipped
+    )
     return imaging.Batch(
         row=torch.arange(N),
         group=torch.arange(N),
@@ -86,6 +88,7 @@ def batch():
         pixel_size_A=torch.full((N,), PIXEL_A),
         ctf_parameters=parameters.float(),
         premultiplied=premultiplied,
+        phase_flipped=phase_flipped,
     )
 
 

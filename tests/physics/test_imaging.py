@@ -10,6 +10,7 @@ from drgn.physics.grids import half_lattice
 from drgn.physics.imaging import (
     fold,
     matched_filter,
+    multiplier,
     observe,
     slice_coordinates,
     transfer,
@@ -151,3 +152,20 @@ def test_matched_filter_centres_the_image_and_squares_its_ctf(premultiplied):
     seen = flag.abs() >= 0.1  # less is not divided by
     torch.testing.assert_close(filtered[seen], (slices * contrast.square())[seen])
     assert (filtered[~seen].abs() <= (slices * contrast.square())[~seen].abs()).all()
+
+
+def test_a_phase_flipped_image_is_its_recorded_one_times_the_sign_of_the_ctf():
+    image, slices, contrast, phase, _ = _images(premultiplied=False, noise=0.0)
+    frequencies = half_lattice(64, 2).frequencies.double()
+    pixel_A = torch.full((4,), PIXEL_A, dtype=torch.float64)
+    yes, no = torch.ones(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool)
+    parameters = torch.tensor(DEFOCUSED, dtype=torch.float64).expand(4, -1)
+    sign = multiplier(frequencies, pixel_A, parameters, no, yes)
+    assert set(sign.unique().tolist()) == {-1.0, 1.0}
+    torch.testing.assert_close(sign, multiplier(frequencies, pixel_A, parameters, yes, no).sign())
+    residual = whitened_residual(image * sign, slices, contrast, phase, sign)
+    assert residual.abs().max() < 1e-12
+    torch.testing.assert_close(
+        matched_filter(image * sign, contrast, phase, sign),
+        matched_filter(image, contrast, phase, torch.ones_like(sign)),
+    )

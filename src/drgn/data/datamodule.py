@@ -26,7 +26,7 @@ class ParticleDataModule(pl.LightningDataModule):
         Names the data set in the run folder.
     particles
         .star, .cs, .mrcs or .txt.
-    poses, ctf, datadir, indices, pixel_size_A, data_sign, ctf_premultiplied
+    poses, ctf, datadir, indices, pixel_size_A, data_sign, ctf_premultiplied, phase_flipped
         As in `formats.particles.Particles.from_file`.
     box_size
         Training box in pixels; None keeps the box of the images.
@@ -58,6 +58,7 @@ class ParticleDataModule(pl.LightningDataModule):
         pixel_size_A: float | None = None,
         data_sign: float | None = None,
         ctf_premultiplied: bool | None = None,
+        phase_flipped: bool | None = None,
         box_size: int | None = None,
         window: bool = True,
         batch_size: int = 8,
@@ -85,6 +86,7 @@ class ParticleDataModule(pl.LightningDataModule):
             "pixel_size_A": pixel_size_A,
             "data_sign": data_sign,
             "ctf_premultiplied": ctf_premultiplied,
+            "phase_flipped": phase_flipped,
         }
 
     @cached_property

@@ -42,6 +42,7 @@ class ParticleDataset(Dataset[Batch]):
             parameters = np.tile([0.0, 0.0, 0.0, 0.0, 300.0, 0.0, 1.0, 0.0, 1.0], (len(table), 1))
         self.ctf_parameters = torch.tensor(parameters, dtype=torch.float32)
         self.premultiplied = torch.from_numpy(table["ctf_premultiplied"].to_numpy(bool).copy())
+        self.phase_flipped = torch.from_numpy(table["phase_flipped"].to_numpy(bool).copy())
 
     def __len__(self) -> int:
         return self.stack.meta.n
@@ -57,6 +58,7 @@ class ParticleDataset(Dataset[Batch]):
             pixel_size_A=torch.full((len(rows),), self.stack.meta.pixel_size_A),
             ctf_parameters=self.ctf_parameters[index],
             premultiplied=self.premultiplied[index],
+            phase_flipped=self.phase_flipped[index],
         )
 
     def signal_amplitude(self, rows: NDArray[np.int64], limit: int = 2000) -> Tensor:
@@ -76,7 +78,11 @@ class ParticleDataset(Dataset[Batch]):
             )
             c2 = contrast.double().square()
             m2 = imaging.multiplier(
-                frequencies, batch["pixel_size_A"], batch["ctf_parameters"], batch["premultiplied"]
+                frequencies,
+                batch["pixel_size_A"],
+                batch["ctf_parameters"],
+                batch["premultiplied"],
+                batch["phase_flipped"],
             ).square()
             power += batch["image"].abs().double().square().sum(0)
             noise += m2.double().sum(0)

@@ -54,6 +54,7 @@ class Particles:
         pixel_size_A: float | None = None,
         data_sign: float | None = None,
         ctf_premultiplied: bool | None = None,
+        phase_flipped: bool | None = None,
     ) -> Self:
         """Read a particle table.
 
@@ -67,6 +68,7 @@ class Particles:
             by it, shifts given in Angstrom are kept
         data_sign : +1 when protein is bright, -1 when it is dark; default as the .cs says, else +1
         ctf_premultiplied : whether the images were multiplied by their CTF; default as the star says, else no
+        phase_flipped : whether they were multiplied by its sign; default as the star says, else no
 
         Raises
         ------
@@ -82,6 +84,7 @@ class Particles:
             pixel_size_A=pixel_size_A,
             data_sign=data_sign,
             ctf_premultiplied=ctf_premultiplied,
+            phase_flipped=phase_flipped,
         )
         particles = cls(table, rotation, source)
         if indices is None:

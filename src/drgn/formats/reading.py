@@ -28,12 +28,13 @@ def read_particles(
     pixel_size_A: float | None,
     data_sign: float | None,
     ctf_premultiplied: bool | None,
+    phase_flipped: bool | None,
 ) -> tuple[pd.DataFrame, NDArray[np.float64] | None, Source]:
     """Return table, rotation and source; see `Particles.from_file`."""
     name = os.fspath(path)
     parsed = _parse(name)
     n = len(parsed.image_index)
-    given = (poses, ctf, pixel_size_A, ctf_premultiplied)
+    given = (poses, ctf, pixel_size_A, ctf_premultiplied, phase_flipped)
     source = replace(
         parsed.source,
         datadir=None if datadir is None else os.fspath(datadir),
@@ -70,6 +71,8 @@ def read_particles(
         columns["data_sign"] = float(data_sign)
     if ctf_premultiplied is not None:
         columns["ctf_premultiplied"] = ctf_premultiplied
+    if phase_flipped is not None:
+        columns["phase_flipped"] = phase_flipped
     columns["key"] = _keys(parsed, name)
     columns.setdefault("group", columns["key"])
     table = build_table(n, columns)
@@ -209,6 +212,12 @@ def _check_values(table: pd.DataFrame, path: str) -> None:
     if not table["data_sign"].isin([-1.0, 1.0]).all():
         raise InputError(
             f"{path}: data_sign is {table['data_sign'].unique().tolist()}, but +1 or -1 is expected."
+        )
+    both = np.flatnonzero(table["ctf_premultiplied"] & table["phase_flipped"])
+    if len(both):
+        raise InputError(
+            f"{path}, particle row {both[0] + 1}: the image is both CTF-premultiplied and phase-flipped; "
+            "set ctf_premultiplied=false or phase_flipped=false."
         )
 
 

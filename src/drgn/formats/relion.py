@@ -44,6 +44,7 @@ _WRITTEN_ANEW = {
     *("rlnOriginX", "rlnOriginY", "rlnOriginZ", "rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst"),
     *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor", "rlnCtfScalefactor"),
     *("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnCtfDataAreCtfPremultiplied"),
+    "rlnCtfDataArePhaseFlipped",
     *("rlnMagnification", "rlnDetectorPixelSize", "rlnPixelSize", "rlnImagePixelSize", "rlnImageSize"),
     "rlnOpticsGroup",
 }
@@ -95,7 +96,10 @@ def read(path: str) -> Parsed:
     if b_factor is not None:
         values["b_factor_A2"] = np.abs(b_factor)
     values["ctf_premultiplied"] = columns.number("rlnCtfDataAreCtfPremultiplied")
+    values["phase_flipped"] = columns.number("rlnCtfDataArePhaseFlipped")
     values["half_set"] = columns.number("rlnRandomSubset")
+    if "rlnImageOriginalName" in particles:
+        values["original_image"] = particles["rlnImageOriginalName"]
     if "rlnMicrographName" in particles:
         values["micrograph"] = particles["rlnMicrographName"]
     if "rlnOpticsGroup" in particles:
@@ -168,6 +172,7 @@ def _new_blocks(
         "pixel_size_A": "rlnImagePixelSize",
         "box_size_px": "rlnImageSize",
         "ctf_premultiplied": "rlnCtfDataAreCtfPremultiplied",
+        "phase_flipped": "rlnCtfDataArePhaseFlipped",
     }
     keys = [*optics_columns, "optics_group"]
     group = table.groupby(keys, sort=False, dropna=False).ngroup()
@@ -176,11 +181,13 @@ def _new_blocks(
     optics["rlnOpticsGroupName"] = [f"opticsGroup{number}" for number in optics["rlnOpticsGroup"]]
     for ours, theirs in optics_columns.items():
         if first[ours].notna().any():
-            optics[theirs] = first[ours].astype("int64") if ours == "ctf_premultiplied" else first[ours]
+            optics[theirs] = first[ours].astype("int64") if first[ours].dtype == bool else first[ours]
     optics["rlnImageDimensionality"] = 2
 
     number = (table["image_index"] + 1).astype("str").str.zfill(6)
     particles = pd.DataFrame({"rlnImageName": number + "@" + table["image_path"]})
+    if (table["original_image"] != "").all():
+        particles["rlnImageOriginalName"] = table["original_image"]
     if (table["micrograph"] != "").all():
         particles["rlnMicrographName"] = table["micrograph"]
     for ours, theirs in {

@@ -12,6 +12,7 @@ from drgn.errors import InputError
 # name: (dtype, value where a file does not say)
 COLUMNS: dict[str, tuple[str, Any]] = {
     "key": ("str", ""),  # unique: the cryoSPARC uid, or "000001@stack name as written"
+    "original_image": ("str", ""),  # "000001@stack" of the image that this one was made from, where known
     "source_row": ("int64", -1),  # 0-based row in the file that was read
     "image_path": ("str", ""),  # absolute; as written in the file while the stack has not been found
     "image_index": ("int64", 0),  # 0-based within the stack
@@ -30,6 +31,7 @@ COLUMNS: dict[str, tuple[str, Any]] = {
     "shift_y_A": ("float64", 0.0),
     "data_sign": ("float64", 1.0),  # +1 protein bright, -1 protein dark
     "ctf_premultiplied": ("bool", False),
+    "phase_flipped": ("bool", False),  # multiplied by the sign of the CTF
     "micrograph": ("str", ""),
     "coordinate_x_px": ("float64", np.nan),
     "coordinate_y_px": ("float64", np.nan),

@@ -95,7 +95,11 @@ class Reconstructor(nn.Module):
 
     def _multiplier(self, batch: Batch) -> Tensor:
         return imaging.multiplier(
-            self.frequencies, batch["pixel_size_A"], batch["ctf_parameters"], batch["premultiplied"]
+            self.frequencies,
+            batch["pixel_size_A"],
+            batch["ctf_parameters"],
+            batch["premultiplied"],
+            batch["phase_flipped"],
         )
 
     def _infer(self, batch: Batch, rotation: Tensor, contrast: Tensor, phase: Tensor) -> Posterior | None:

@@ -21,7 +21,7 @@ class Batch(TypedDict):
     row: (B,) int64, row of the particle table. group: (B,) int64, the physical particle that the image shows;
     equal numbers share a latent, as the tilt images of one particle do. image: (B, P) complex64, in units of
     the noise. rotation: (B, 3, 3). shift_px: (B, 2), pixels of the training box. pixel_size_A: (B,),
-    of the training box. ctf_parameters: (B, 9). premultiplied: (B,) bool.
+    of the training box. ctf_parameters: (B, 9). premultiplied, phase_flipped: (B,) bool.
     """
 
     row: Tensor
@@ -32,6 +32,7 @@ class Batch(TypedDict):
     pixel_size_A: Tensor
     ctf_parameters: Tensor
     premultiplied: Tensor
+    phase_flipped: Tensor
 
 
 def slice_coordinates(frequencies: Tensor, rotation: Tensor) -> Tensor:
@@ -103,17 +104,25 @@ def observe(slices: Tensor, contrast: Tensor, phase: Tensor) -> Tensor:
 
 
 def multiplier(
-    frequencies: Tensor, pixel_size_A: Tensor, ctf_parameters: Tensor, premultiplied: Tensor
+    frequencies: Tensor,
+    pixel_size_A: Tensor,
+    ctf_parameters: Tensor,
+    premultiplied: Tensor,
+    phase_flipped: Tensor,
 ) -> Tensor:
     """What was multiplied on each image after it was recorded, (B, P).
 
-    1, or for a CTF-premultiplied image (`premultiplied` (B,) bool) its CTF without envelope and scale: those
-    describe what became of the signal, and programs that premultiply leave them out.
+    1; for a CTF-premultiplied image (`premultiplied` (B,) bool) its CTF without envelope and scale: those
+    describe what became of the signal, and programs that premultiply leave them out; for a phase-flipped one
+    (`phase_flipped` (B,) bool) the sign of that CTF.
     """
     bare = ctf_parameters.clone()
     bare[..., PARAMETERS.index("b_factor_A2")] = 0
     bare[..., PARAMETERS.index("ctf_scale")] = 1
-    return torch.where(premultiplied[:, None], ctf(frequencies / pixel_size_A[:, None, None], bare), 1.0)
+    applied = ctf(frequencies / pixel_size_A[:, None, None], bare)
+    sign = torch.where(applied < 0, -1.0, 1.0).to(applied.dtype)
+    one = torch.ones((), dtype=applied.dtype, device=applied.device)
+    return torch.where(premultiplied[:, None], applied, torch.where(phase_flipped[:, None], sign, one))
 
 
 def whitened_residual(
