@@ -39,7 +39,8 @@ def filter(
     max_z_norm
         Keep the particles whose latent is at most this far from the origin.
     indices
-        Keep the particles whose rows of the original file stand in this file.
+        Keep the particles of this .star or .cs, or those whose rows of the original file stand in this .pkl,
+        .npy or .txt.
     invert
         Keep the others instead.
     output
@@ -57,6 +58,8 @@ def filter(
     InputError
         When no condition is given, or nothing is kept.
     """
+    import numpy as np
+
     from drgn.analysis import selection
     from drgn.run import Run
 
@@ -73,7 +76,9 @@ def filter(
         latents = opened.latents()
         masks.append(selection.within_norm(selection.by_key(latents.z, latents.key, key), max_z_norm))
     if indices is not None:
-        masks.append(selection.in_index_file(particles.table["source_row"].to_numpy(), indices))
+        chosen = np.zeros(len(particles), dtype=bool)
+        chosen[particles.rows_of(indices)] = True
+        masks.append(chosen)
     rows = selection.choose(masks, invert)
     particles.select(rows).save(output)
     print(f"Kept {len(rows)} of {len(particles)} particles ({len(rows) / len(particles):.1%}): {output}")

@@ -74,16 +74,6 @@ def test_within_norm():
     assert selection.within_norm(np.array([[3.0, 4.0], [3.0, 4.1]]), 5).tolist() == [True, False]
 
 
-def test_in_index_file_counts_rows_of_the_original_file(tmp_path):
-    source_row = np.array([7, 3, 5])  # the run used three of its particles, in another order
-    np.save(tmp_path / "rows.npy", np.array([3, 7, 100]))
-    assert selection.in_index_file(source_row, tmp_path / "rows.npy").tolist() == [True, True, False]
-    mask = np.zeros(8, bool)
-    mask[5] = True
-    np.save(tmp_path / "mask.npy", mask)
-    assert selection.in_index_file(source_row, tmp_path / "mask.npy").tolist() == [False, False, True]
-
-
 def test_choose_intersects_and_inverts():
     masks = [np.array([True, True, False, True]), np.array([True, False, True, True])]
     assert selection.choose(masks, invert=False).tolist() == [0, 3]

@@ -8,6 +8,7 @@ import pytest
 from drgn.errors import InputError
 from drgn.formats.mrc import write_volume
 from drgn.formats.particles import COLUMNS, Particles, read_images
+from drgn.formats.relion import matrix_to_euler
 
 
 def names(*images):
@@ -242,3 +243,56 @@ def test_a_stack_that_shrank_is_noticed(tmp_path, make_stack):
     write_volume(tmp_path / "s.mrcs", np.zeros((2, 8, 8)), 2.0)
     with pytest.raises(InputError, match="has 2 images, but image 3 is asked for"):
         read_images(particles, np.array([2]))
+
+
+def test_a_selection_is_rows_of_the_original_file_or_particles_by_name(make_stack, make_star, tmp_path):
+    make_stack("s.mrcs", 8)
+    names = [f"{i + 1}@s.mrcs" for i in range(8)]
+    path = make_star({"rlnImageName": names})
+    used = Particles.from_file(path, indices=np.array([7, 3, 5]))
+    np.save(tmp_path / "rows.npy", np.array([3, 7]))
+    assert used.rows_of(tmp_path / "rows.npy").tolist() == [1, 0]
+    mask = np.zeros(8, bool)
+    mask[5] = True
+    assert used.rows_of(mask).tolist() == [2]
+    chosen = make_star({"rlnImageName": ["000006@s.mrcs", "8@s.mrcs"]}, name="chosen.star")
+    assert used.rows_of(chosen).tolist() == [2, 0]
+    assert Particles.from_file(path, indices=chosen).table["image_index"].tolist() == [5, 7]
+    with pytest.raises(InputError, match=r"names row 0 of .*particles\.star, which is not among the 3"):
+        used.rows_of(np.array([0]))
+    chosen = make_star({"rlnImageName": ["1@s.mrcs"]}, name="chosen.star")
+    with pytest.raises(InputError, match=r"particles\.star does not hold the particles of .*chosen\.star"):
+        used.rows_of(chosen)
+
+
+def test_poses_and_ctf_from_another_particle_file_are_joined_by_name(make_stack, make_star):
+    make_stack("s.mrcs", 4)
+    names = [f"{i + 1}@s.mrcs" for i in range(4)]
+    optics = {
+        "rlnOpticsGroup": [1],
+        "rlnVoltage": [300],
+        "rlnSphericalAberration": [2.7],
+        "rlnAmplitudeContrast": [0.1],
+    }
+    refined = make_star(
+        {
+            "rlnImageName": names[::-1],
+            "rlnAngleRot": [40, 30, 20, 10],
+            "rlnAngleTilt": [0, 0, 0, 0],
+            "rlnAnglePsi": [0, 0, 0, 0],
+            "rlnOriginXAngst": [4.0, 3.0, 2.0, 1.0],
+            "rlnOriginYAngst": [0, 0, 0, 0],
+            "rlnDefocusU": [14000, 13000, 12000, 11000],
+            "rlnOpticsGroup": [1, 1, 1, 1],
+        },
+        optics,
+        name="refined.star",
+    )
+    plain = make_star({"rlnImageName": names})
+    particles = Particles.from_file(plain, poses=refined, ctf=refined)
+    assert particles.table["shift_x_A"].tolist() == [1, 2, 3, 4]
+    assert particles.table["defocus_v_A"].tolist() == [11000, 12000, 13000, 14000]
+    assert particles.has_ctf
+    np.testing.assert_allclose(matrix_to_euler(particles.rotation).sum(1), [10, 20, 30, 40])
+    with pytest.raises(InputError, match=r"particles\.star has no poses; give the file of the refinement"):
+        Particles.from_file(refined, poses=plain)

@@ -11,7 +11,6 @@ import numpy as np
 
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
-from drgn.formats.cryodrgn import read_indices
 
 if TYPE_CHECKING:
     from drgn.analysis.clusters import Clusters
@@ -142,20 +141,6 @@ def in_clusters(labels: np.ndarray, clusters: list[int]) -> np.ndarray:
 def within_norm(z: np.ndarray, max_z_norm: float) -> np.ndarray:
     """Mask (N,) of the particles whose latent (N, Z) is at most this far from the origin."""
     return np.linalg.norm(z, axis=1) <= max_z_norm
-
-
-def in_index_file(source_row: np.ndarray, path: Path) -> np.ndarray:
-    """Mask (N,) of the particles that an index file names.
-
-    Parameters
-    ----------
-    source_row
-        (N,) row of each particle in the original particle file.
-    path
-        .npy, .txt or .pkl: row numbers of the original file, or a mask over its rows.
-    """
-    rows = read_indices(path)
-    return np.isin(source_row, np.flatnonzero(rows) if rows.dtype == bool else rows)
 
 
 def choose(masks: Sequence[np.ndarray], invert: bool) -> np.ndarray:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from drgn.errors import InputError
 from drgn.formats import cryosparc, relion, star
 from drgn.formats.atomic import replacing
+from drgn.formats.identity import match
 from drgn.formats.reading import Rows, StrPath, read_indices, read_particles
 from drgn.formats.stacks import ImageReader, missing_stack
-from drgn.formats.table import COLUMNS, CTF_COLUMNS, Source
+from drgn.formats.table import COLUMNS, CTF_COLUMNS, Correction, Source
 
 __all__ = ["COLUMNS", "Particles", "Source", "read_images"]
 
@@ -55,20 +56,28 @@ class Particles:
         data_sign: float | None = None,
         ctf_premultiplied: bool | None = None,
         phase_flipped: bool | None = None,
+        transpose_rotations: bool = False,
+        mirror_images: bool = False,
+        mirror_map: bool = False,
+        shift_factor: float = 1.0,
     ) -> Self:
         """Read a particle table.
 
         Parameters
         ----------
         path : .star (RELION 3.0, 3.1), .cs (cryoSPARC), .mrcs or .mrc (a stack), .txt (a list of stacks)
-        poses, ctf : cryoDRGN .pkl or .npz, one row per row of `path`; they replace what `path` says
+        poses, ctf : they replace what `path` says: a .star or .cs that holds the same particles in any order,
+            or cryoDRGN's .pkl or .npz, which name no particles and must have one row per row of `path`
         datadir : folder that the names of the stacks start from
-        indices : rows of `path` to keep: an array, or a .pkl, .npy or .txt file
+        indices : which to keep: rows of `path` (an array, or a .pkl, .npy or .txt file), or a .star or .cs
+            with the particles to keep, found by what they are
         pixel_size_A : of the images, in place of what the files say; shifts given in pixels are multiplied
             by it, shifts given in Angstrom are kept
         data_sign : +1 when protein is bright, -1 when it is dark; default as the .cs says, else +1
         ctf_premultiplied : whether the images were multiplied by their CTF; default as the star says, else no
         phase_flipped : whether they were multiplied by its sign; default as the star says, else no
+        transpose_rotations, mirror_images, mirror_map, shift_factor : corrections of poses that do not follow
+            the convention of their file, see `table.Correction`; `drgn prepare` finds which are needed
 
         Raises
         ------
@@ -85,11 +94,10 @@ class Particles:
             data_sign=data_sign,
             ctf_premultiplied=ctf_premultiplied,
             phase_flipped=phase_flipped,
+            correction=Correction(transpose_rotations, mirror_images, mirror_map, shift_factor),
         )
         particles = cls(table, rotation, source)
-        if indices is None:
-            return particles
-        return particles.select(read_indices(indices, len(table), source.path))
+        return particles if indices is None else particles.select(particles.rows_of(indices))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -140,6 +148,31 @@ class Particles:
                 "bring them to one pixel size first, or select those of one size."
             )
         return float(sizes[0])
+
+    def rows_of(self, selection: StrPath | Rows) -> NDArray[np.int64]:
+        """Return which rows of this table a selection means.
+
+        Parameters
+        ----------
+        selection : a .star or .cs: its particles, found by what they are (`formats.identity`). A .pkl, .npy,
+            .txt or array: rows of the file that this table was read from, integers or a mask.
+
+        Raises
+        ------
+        InputError
+            When a particle or a row is not in this table.
+        """
+        if isinstance(selection, str | os.PathLike) and Path(selection).suffix in (".star", ".cs"):
+            chosen = Particles.from_file(selection)
+            return match(chosen.table, self.table, chosen.source.path, self.source.path)
+        rows = read_indices(selection, self.source.n_rows, self.source.path)
+        at = np.asarray(pd.Index(self.table["source_row"]).get_indexer(pd.Index(rows)), dtype=np.int64)
+        if (at < 0).any():
+            raise InputError(
+                f"the selection names row {rows[at < 0][0]} of {self.source.path}, which is not among the"
+                f" {len(self)} particles in use; make the selection from these."
+            )
+        return at
 
     def select(self, rows: Rows) -> Self:
         """Return the particles at `rows` (integers in any order, or a mask of length N), source in step."""

@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from drgn.errors import InputError
 from drgn.formats import cryodrgn, cryosparc, relion
+from drgn.formats.identity import match
 from drgn.formats.mrc import StackReader
 from drgn.formats.stacks import find_stacks, missing_stack
-from drgn.formats.table import Parsed, Source, build_table
+from drgn.formats.table import CTF_COLUMNS, Correction, Parsed, Source, build_table
 
 StrPath = str | os.PathLike[str]
 Rows = NDArray[np.integer[Any]] | NDArray[np.bool_]
+
+
+_GIVEN = ("poses", "ctf", "datadir", "pixel_size_A", "data_sign", "ctf_premultiplied", "phase_flipped")
 
 
 def read_particles(
@@ -29,6 +33,7 @@ def read_particles(
     data_sign: float | None,
     ctf_premultiplied: bool | None,
     phase_flipped: bool | None,
+    correction: Correction,
 ) -> tuple[pd.DataFrame, NDArray[np.float64] | None, Source]:
     """Return table, rotation and source; see `Particles.from_file`."""
     name = os.fspath(path)
@@ -37,8 +42,9 @@ def read_particles(
     given = (poses, ctf, pixel_size_A, ctf_premultiplied, phase_flipped)
     source = replace(
         parsed.source,
+        n_rows=n,
         datadir=None if datadir is None else os.fspath(datadir),
-        replaced=any(value is not None for value in given),
+        replaced=any(value is not None for value in given) or correction != Correction(),
     )
     columns: dict[str, Any] = {
         **parsed.columns,
@@ -48,14 +54,14 @@ def read_particles(
     boxes_must_agree = pixel_size_A is None and ctf is None
     columns["image_path"], box, header_pixel_A = _locate(parsed, source, boxes_must_agree)
     columns["box_size_px"] = box
-    if ctf is not None:
+    if ctf is not None and not _is_table(ctf):
         columns.update(cryodrgn.read_ctf(ctf, n, name, box))
     if pixel_size_A is not None:
         columns["pixel_size_A"] = float(pixel_size_A)
     columns.setdefault("pixel_size_A", header_pixel_A)
 
     rotation, shift_px = parsed.rotation, parsed.shift_px
-    if poses is not None:
+    if poses is not None and not _is_table(poses):
         rotation, fraction = cryodrgn.read_poses(poses, n, name)
         columns["shift_x_A"] = columns["shift_y_A"] = 0.0
         shift_px = None if fraction is None else fraction * _boxes_px(box, columns, source)[:, None]
@@ -76,6 +82,20 @@ def read_particles(
     columns["key"] = _keys(parsed, name)
     columns.setdefault("group", columns["key"])
     table = build_table(n, columns)
+    if ctf is not None and _is_table(ctf):
+        other, _, rows = _joined(table, name, ctf)
+        for column in (*CTF_COLUMNS, "phase_shift_deg", "b_factor_A2", "ctf_scale"):
+            table[column] = other[column].to_numpy()[rows]
+    if poses is not None and _is_table(poses):
+        other, their_rotation, rows = _joined(table, name, poses)
+        if their_rotation is None:
+            raise InputError(f"{os.fspath(poses)} has no poses; give the file of the refinement.")
+        rotation = their_rotation[rows]
+        for column in ("shift_x_A", "shift_y_A"):
+            table[column] = other[column].to_numpy()[rows]
+    if rotation is not None and correction != Correction():
+        shifts = ["shift_x_A", "shift_y_A"]
+        rotation, table[shifts] = correction.of(rotation, table[shifts].to_numpy())
     _check_values(table, name)
     return table, rotation, source
 
@@ -100,6 +120,20 @@ def read_indices(indices: StrPath | Rows, n: int, path: str) -> NDArray[np.int64
     if len(np.unique(rows)) != len(rows):
         raise InputError(f"{name} selects {len(rows) - len(np.unique(rows))} rows of {path} more than once.")
     return rows.astype(np.int64)
+
+
+def _is_table(path: StrPath) -> bool:
+    """Whether poses or CTF come in a particle file, whose rows have names, and not in bare arrays."""
+    return Path(path).suffix in (".star", ".cs")
+
+
+def _joined(
+    table: pd.DataFrame, name: str, path: StrPath
+) -> tuple[pd.DataFrame, NDArray[np.float64] | None, NDArray[np.int64]]:
+    """Read another particle file; return its table, its rotations and its row for each row of `table`."""
+    nothing: dict[str, Any] = dict.fromkeys(_GIVEN)
+    other, rotation, source = read_particles(path, **nothing, correction=Correction())
+    return other, rotation, match(table, other, name, source.path)
 
 
 def _parse(path: str) -> Parsed:

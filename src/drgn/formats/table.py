@@ -1,7 +1,7 @@
 """The columns of the particle table, and what a reader of one file format hands over to build it."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -57,6 +57,7 @@ class Source:
     ----------
     path : the file that was read
     kind : "star", "cs", "mrcs" or "txt"
+    n_rows : how many particles the file has, of which the table may hold a selection
     datadir : folder given for the stacks, or None
     rows : the original rows (a frame of a star file, a record array of a .cs), in step with the table
     blocks : star only: every block of the file by name, in order; the particle block is empty here
@@ -66,11 +67,43 @@ class Source:
 
     path: str
     kind: str
+    n_rows: int = 0
     datadir: str | None = None
     rows: Any = None
     blocks: dict[str, pd.DataFrame] = field(default_factory=dict)
     particle_block: str = ""
     replaced: bool = False
+
+
+class Correction(NamedTuple):
+    """What to undo in poses that do not follow the convention of their file.
+
+    Attributes
+    ----------
+    transpose_rotations : the matrices are the transposes of what they should be
+    mirror_images : y of the images runs the other way than the poses believe
+    mirror_map : the poses are those of a map of the other hand
+    shift_factor : what the shifts must be multiplied by
+    """
+
+    transpose_rotations: bool = False
+    mirror_images: bool = False
+    mirror_map: bool = False
+    shift_factor: float = 1.0
+
+    def of(
+        self, rotation: NDArray[np.float64], shift_A: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the corrected rotations (N, 3, 3) and shifts (N, 2)."""
+        if self.transpose_rotations:
+            rotation = rotation.transpose(0, 2, 1)
+        if self.mirror_images:
+            rotation = np.diag([1.0, -1.0, -1.0]) @ rotation
+            shift_A = shift_A * [1.0, -1.0]
+        if self.mirror_map:
+            mirror = np.diag([1.0, 1.0, -1.0])
+            rotation = mirror @ rotation @ mirror
+        return np.ascontiguousarray(rotation), shift_A * self.shift_factor
 
 
 @dataclass(eq=False)

@@ -64,14 +64,17 @@ def insert(values: Tensor, weights: Tensor, coordinates: Tensor, box_size: int) 
     """
     total = values.new_zeros(box_size**3)
     total_weight = weights.new_zeros(box_size**3)
-    for sign in (1, -1):
-        index, weight = corners(sign * coordinates, box_size)
-        mate = values if sign == 1 else values.conj()
-        for i, w in zip(index, weight, strict=True):
-            total.index_add_(0, i, mate * w)
-            total_weight.index_add_(0, i, weights * w)
+    index, weight = corners(coordinates, box_size)
+    for i, w in zip(index, weight, strict=True):
+        total.index_add_(0, i, values * w)
+        total_weight.index_add_(0, i, weights * w)
     shape = (box_size,) * 3
-    return total.reshape(shape), total_weight.reshape(shape)
+    grid, grid_weight = total.reshape(shape), total_weight.reshape(shape)
+    # the mate of element i lies at 2 (D // 2) - i; the first plane of an even box has none
+    mated = (slice(1 - box_size % 2, None),) * 3
+    grid[mated] += grid[mated].flip((0, 1, 2)).conj()
+    grid_weight[mated] += grid_weight[mated].flip((0, 1, 2))
+    return grid, grid_weight
 
 
 def padded_transform(volume: Tensor, padding: int = 2) -> Tensor:
