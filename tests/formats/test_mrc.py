@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from drgn.errors import InputError
-from drgn.formats.mrc import StackReader, StackWriter, read_header, read_volume, write_volume
+from drgn.formats.mrc import StackReader, StackWriter, read_volume, write_volume
+from drgn.formats.mrc_header import read_header
 
 
 def volume(shape=(5, 6, 7)):
