@@ -42,7 +42,7 @@ class Located:
         if not self.mapping:
             return ""
         written, found = next(iter(self.mapping.items()))
-        others = f" (and {len(self.mapping) - 1} more folders alike)" if len(self.mapping) > 1 else ""
+        others = f" (and {len(self.mapping) - 1} others likewise)" if len(self.mapping) > 1 else ""
         return f"stacks written as {os.path.join(written, '...')} were found in {found}{others}"
 
 

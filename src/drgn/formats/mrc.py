@@ -333,7 +333,8 @@ def _unpack(name: str, opener: Callable[[str], Any]) -> bytes:
     try:
         with opener(name) as file:
             parts = [file.read(HEADER_BYTES)]
-            left = max(header.file_bytes for header in possible_headers(parts[0], name)) + PADDING_BYTES + 1
+            longest = max(header.file_bytes for header in possible_headers(parts[0], name))
+            left = longest - HEADER_BYTES + PADDING_BYTES + 1
             while parts[-1] and left > 0:
                 parts.append(file.read(min(left, 1 << 22)))
                 left -= len(parts[-1])
