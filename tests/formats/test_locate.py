@@ -6,6 +6,7 @@ import pytest
 
 from drgn.errors import InputError
 from drgn.formats.locate import find_stacks, missing_stack
+from drgn.formats.mrc import write_volume
 from drgn.formats.particles import Particles
 
 
@@ -89,6 +90,29 @@ def test_what_is_not_taken_for_the_stack(tree, place):
     root = tree("t/p.star", place)
     (root / "d").mkdir(exist_ok=True)
     assert find_stacks(["s/a.mrcs"], str(root / "t/p.star"), str(root / "d")).paths == [None]
+
+
+@pytest.mark.parametrize(
+    ("place", "shape", "taken"),
+    [
+        ("Micrographs/m.mrc", (1, 8, 8), False),  # a micrograph of the same name as its stack
+        ("Micrographs/m.mrc", (3, 8, 8), True),
+        ("Micrographs/m.mrcs", (1, 8, 8), True),
+        ("Micrographs/m.mrcs", (3, 8, 6), False),  # a movie
+        ("d/x/m.mrc", (1, 8, 8), False),
+        ("d/x/m.mrcs", (3, 8, 6), False),
+        ("d/x/m.mrcs", (1, 8, 8), True),
+        ("Extract/job7/Micrographs/m.mrcs", (3, 8, 6), True),  # as written: to be refused by its reader
+    ],
+)
+def test_a_micrograph_or_movie_elsewhere_is_not_taken_for_the_stack(tree, place, shape, taken):
+    root = tree("Select/job9/p.star")
+    (root / place).parent.mkdir(parents=True)
+    (root / "d").mkdir(exist_ok=True)
+    write_volume(root / place, np.zeros(shape), 1.0)
+    name = "Extract/job7/Micrographs/m.mrcs"
+    located = find_stacks([name], str(root / "Select/job9/p.star"), str(root / "d"))
+    assert located.paths == [str(root / place) if taken else None]
 
 
 def test_the_likeliest_place_is_taken(tree):

@@ -75,6 +75,13 @@ def test_rows_of_several_stacks_are_read_at_once_where_they_follow_each_other(ma
     assert reader([]).shape == (0, 0, 0)
 
 
+def test_a_run_ends_with_its_stack(make_stack, tmp_path):
+    images = [make_stack(f"{i}.mrcs", 4 + i) for i in range(2)]
+    paths = pd.Series([str(tmp_path / f"{i}.mrcs") for i in (0, 0, 1, 1)], dtype="str")
+    reader = ImageReader(paths, np.arange(4))  # the second stack goes on where the first one stopped
+    np.testing.assert_array_equal(reader(np.arange(4)), [*images[0][:2], *images[1][2:4]])
+
+
 def test_threads_read_from_one_reader(many, monkeypatch):
     monkeypatch.setattr("drgn.formats.stacks.OPEN_STACKS", 1)
     images, reader = many
@@ -99,6 +106,7 @@ def test_readers_travel_to_other_processes(many, make_stack, tmp_path):
     stack.read(np.array([0]))
     sent = pickle.dumps(stack)
     assert len(sent) < 1000  # no image travels
+    del stack  # and with it the open file
     np.testing.assert_array_equal(pickle.loads(sent).read(np.arange(40)), make_stack("x.mrcs", 40))
 
 

@@ -9,6 +9,7 @@ Each name is looked for
     3. as 1 and 2 under another spelling: .mrc for .mrcs and the reverse, without the number that cryoSPARC
        puts before the name of an imported file, in upper or lower case;
     4. by its last part alone, up to three folders below the data folder, where only one file has this name.
+A file that is not where its name says is passed over when it cannot be the stack but, say, a micrograph.
 """
 
 import os
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from drgn.errors import InputError
+from drgn.formats.mrc_header import read_header
 
 _SEARCH_DEPTH = 3  # folders below the data folder
 _TWINS = {".mrc": ".mrcs", ".mrcs": ".mrc"}
@@ -126,14 +128,18 @@ class _Search:
         for spelling in _spellings(base):
             for folder, as_written in folders:
                 path = os.path.join(folder, spelling)
-                if os.path.isfile(path):
-                    return os.path.abspath(path), as_written and spelling == base
+                exact = as_written and spelling == base
+                if os.path.isfile(path) and (exact or _may_be_stack(path, spelling != base)):
+                    return os.path.abspath(path), exact
         for folder, _ in folders:
             alike = self._list(folder).get(base.lower(), [])
-            if len(alike) == 1 and os.path.isfile(os.path.join(folder, alike[0])):
-                return os.path.abspath(os.path.join(folder, alike[0])), False
+            path = os.path.join(folder, *alike)
+            if len(alike) == 1 and os.path.isfile(path) and _may_be_stack(path, False):
+                return os.path.abspath(path), False
         below = self.below(base)
-        return (below[0], False) if len(below) == 1 else (None, False)
+        if len(below) == 1 and _may_be_stack(below[0], os.path.basename(below[0]) != base):
+            return below[0], False
+        return None, False
 
     def as_written(self, name: str) -> list[str]:
         """Return the paths that a name could mean as it is written."""
@@ -192,6 +198,15 @@ class _Search:
                 pass
             self._listed[folder] = listed
         return self._listed[folder]
+
+
+def _may_be_stack(path: str, renamed: bool) -> bool:
+    """Whether a file may be a stack of particles; one that cannot be read may, so that its error is shown."""
+    try:
+        sections, rows, columns = read_header(path).shape
+    except InputError:
+        return True
+    return rows == columns and (sections > 1 or not renamed)  # Falcon's micrographs are square, too
 
 
 def _spellings(base: str) -> list[str]:

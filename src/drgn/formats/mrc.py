@@ -335,7 +335,7 @@ def _unpack(name: str, opener: Callable[[str], Any]) -> bytes:
             parts = [file.read(HEADER_BYTES)]
             longest = max(header.file_bytes for header in possible_headers(parts[0], name))
             left = longest - HEADER_BYTES + PADDING_BYTES + 1
-            while parts[-1] and left > 0:
+            while parts[-1]:
                 parts.append(file.read(min(left, 1 << 22)))
                 left -= len(parts[-1])
     except (OSError, EOFError, zlib.error) as error:
