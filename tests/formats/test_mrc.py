@@ -1,12 +1,17 @@
-import pickle
+import bz2
+import gzip
 import struct
+import warnings
 
 import mrcfile
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from drgn.errors import InputError
-from drgn.formats.mrc import StackReader, StackWriter, read_header, read_volume, write_volume
+from drgn.formats.mrc import StackReader, StackWriter, read_cubic, read_volume, write_volume
+from drgn.formats.mrc_header import PADDING_BYTES, read_header
 
 
 def volume(shape=(5, 6, 7)):
@@ -110,13 +115,29 @@ def test_permuted_axes_are_brought_into_z_y_x(tmp_path):
     assert array[4, 1, 2] == stored[1, 2, 4]
 
 
-@pytest.mark.parametrize(("change", "fault"), [(-4, "truncated"), (4, "longer than it should be")])
-def test_a_file_of_the_wrong_length_is_refused(tmp_path, change, fault):
+@pytest.mark.parametrize(
+    ("change", "fault", "whole"),
+    [(-4, "truncated", 1), (-128, "truncated", 0), (4, "longer than it should be", 2), (64, "longer", 3)],
+)
+def test_a_file_of_the_wrong_length_is_refused(tmp_path, change, fault, whole):
     path = tmp_path / "s.mrcs"
     write_volume(path, volume((2, 4, 4)), 1.0)
     raw = path.read_bytes()
-    path.write_bytes(raw[:change] if change < 0 else raw + b"\0" * change)
-    with pytest.raises(InputError, match=rf"s\.mrcs is {fault}.* 1152 bytes in all.* {1152 + change};"):
+    path.write_bytes(raw[:change] if change < 0 else raw + b"\1" * change)
+    sentence = rf"s\.mrcs is {fault}.* 1152 bytes in all.* {1152 + change}; these are {whole} whole sections"
+    with pytest.raises(InputError, match=sentence):
+        read_header(path)
+
+
+def test_zeros_at_the_end_are_padding(tmp_path):
+    path = tmp_path / "s.mrcs"
+    write_volume(path, volume((2, 4, 4)), 1.0)
+    raw = path.read_bytes()
+    path.write_bytes(raw + b"\0" * PADDING_BYTES)
+    np.testing.assert_array_equal(read_volume(path)[0], volume((2, 4, 4)))
+    np.testing.assert_array_equal(StackReader(path).read(np.arange(2)), volume((2, 4, 4)))
+    path.write_bytes(raw + b"\0" * (PADDING_BYTES + 1))
+    with pytest.raises(InputError, match="longer than it should be"):
         read_header(path)
 
 
@@ -138,13 +159,216 @@ def test_images_must_be_square(tmp_path):
         StackReader(tmp_path / "s.mrcs")
 
 
-def test_a_reader_travels_to_another_process(tmp_path):
-    write_volume(tmp_path / "s.mrcs", volume((3, 4, 4)), 1.0)
-    reader = StackReader(tmp_path / "s.mrcs")
-    reader.read(np.array([0]))
-    sent = pickle.dumps(reader)
-    assert len(sent) < 1000  # no image travels
-    np.testing.assert_array_equal(pickle.loads(sent).read(np.array([2])), volume((3, 4, 4))[2:])
+def write_raw(path, shape, mode, data, **fields):
+    """Write a little-endian file field by field; `fields` are byte offsets -> (struct format, values)."""
+    raw = bytearray(1024)
+    struct.pack_into("<4i", raw, 0, *reversed(shape), mode)
+    raw[212:216] = b"DD\0\0"
+    for offset, (form, *values) in fields.items():
+        struct.pack_into("<" + form, raw, int(offset.removeprefix("at")), *values)
+    path.write_bytes(bytes(raw) + bytes(data))
+    return path
+
+
+@pytest.mark.parametrize(("flags", "expected"), [(0, [200, 1]), (1, [-56, 1]), (2, [200, 1]), (5, [-56, 1])])
+def test_bytes_are_signed_unless_imod_says_otherwise(tmp_path, flags, expected):
+    path = write_raw(tmp_path / "v.mrc", (1, 1, 2), 0, [200, 1], at152=("2i", 1146047817, flags))
+    assert read_volume(path)[0].ravel().tolist() == expected
+    path = write_raw(tmp_path / "v.mrc", (1, 1, 2), 0, [200, 1], at152=("2i", 0, flags))
+    assert read_volume(path)[0].ravel().tolist() == [-56, 1]
+
+
+def test_values_of_four_bits(tmp_path):
+    rows = [0x21, 0x43, 0x05, 0x87, 0xA9, 0x0B, 0xDC, 0xFE, 0x00]  # 3 rows of 5, each from a new byte
+    path = write_raw(tmp_path / "s.mrc", (1, 3, 5), 101, rows)
+    expected = [[1, 2, 3, 4, 5], [7, 8, 9, 10, 11], [12, 13, 14, 15, 0]]
+    assert read_volume(path)[0][0].tolist() == expected
+    path = write_raw(tmp_path / "s.mrcs", (3, 2, 2), 101, [0x21, 0x43, 0x65, 0x87, 0xA9, 0xCB])
+    assert StackReader(path).read(np.array([2, 0])).tolist() == [[[9, 10], [11, 12]], [[1, 2], [3, 4]]]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"3 x 2 x 2 values of half a byte, 1030 bytes .* these are 2 whole"):
+        StackReader(path)
+
+
+@pytest.mark.parametrize(("mode", "size"), [(3, 4), (4, 8)])
+def test_transforms_are_refused(tmp_path, mode, size):
+    path = write_raw(tmp_path / "f.mrc", (2, 2, 2), mode, bytes(8 * size))
+    with pytest.raises(InputError, match=rf"f\.mrc holds complex numbers \(mode {mode}"):
+        read_volume(path)
+
+
+def test_the_length_decides_where_both_byte_orders_make_sense(tmp_path):
+    path = tmp_path / "v.mrc"
+    raw = bytearray(1024)
+    struct.pack_into(">4i", raw, 0, 1, 256, 256, 0)  # in the other order 2^24 x 65536 x 65536 or less
+    struct.pack_into(">i", raw, 0, 256)
+    values = np.arange(256**2 * 256, dtype=np.uint32).astype(np.int8)
+    path.write_bytes(bytes(raw) + values.tobytes())
+    assert read_header(path).shape == (256, 256, 256)
+
+
+def test_a_header_that_says_nothing_of_the_pixel_size(tmp_path):
+    def pixel_A(m, cell_A):
+        path = write_raw(tmp_path / "v.mrc", (1, 1, 1), 0, [1], at28=("3i3f", *m, *cell_A))
+        return read_header(path).pixel_size_A
+
+    assert pixel_A((2, 4, 5), (3, 3, 3)) == (1.5, 0.75, 0.6)
+    for m, cell_A in [((0, 0, 0), (64, 64, 64)), ((-1, -1, -1), (1, 1, 1)), ((1, 1, 1), (0, -1, np.nan))]:
+        assert np.isnan(pixel_A(m, cell_A)).all()
+    assert np.isnan(pixel_A((1, 1, 1), (np.inf, 1, 1))[0])
+
+
+def test_where_the_first_voxel_is(tmp_path):
+    geometry = {"at28": ("3i3f", 3, 4, 5, 6.0, 6.0, 6.0), "at64": ("3i", 3, 1, 2)}  # columns z, rows x
+    path = write_raw(tmp_path / "v.mrc", (1, 1, 1), 0, [1], **geometry, at16=("3i", 10, 20, 30))
+    assert read_header(path).origin_A == pytest.approx((40, 45, 12))  # x, y, z: 20 * 2, 30 * 1.5, 10 * 1.2
+    path = write_raw(tmp_path / "v.mrc", (1, 1, 1), 0, [1], **geometry, at196=("3f", 7, 8, 9))
+    assert read_header(path).origin_A == (7, 8, 9)
+    path = write_raw(tmp_path / "v.mrc", (1, 1, 1), 0, [1], **geometry, at196=("3f", np.nan, 8, 9))
+    assert read_header(path).origin_A == (0, 0, 0)
+
+
+def test_axes_that_are_none_are_refused(tmp_path):
+    path = write_raw(tmp_path / "v.mrc", (1, 1, 1), 0, [1], at64=("3i", 1, 2, 7))
+    with pytest.raises(InputError, match=r"its axes are \(1, 2, 7\)"):
+        read_volume(path)
+
+
+def test_a_file_of_volumes_is_refused(tmp_path):
+    with mrcfile.new(tmp_path / "v.mrc", data=np.zeros((3, 4, 4, 4), dtype=np.float32)) as file:
+        assert file.header.ispg == 401
+    with pytest.raises(InputError, match="holds 3 volumes"):
+        read_volume(tmp_path / "v.mrc")
+    with mrcfile.new(tmp_path / "one.mrc", data=volume((1, 4, 4, 4))):
+        pass
+    np.testing.assert_array_equal(read_volume(tmp_path / "one.mrc")[0], volume((1, 4, 4, 4))[0])
+
+
+@pytest.mark.parametrize(("suffix", "module"), [("gz", gzip), ("bz2", bz2)])
+def test_a_compressed_map(tmp_path, suffix, module):
+    write_volume(tmp_path / "v.mrc", volume(), 2.0)
+    raw = (tmp_path / "v.mrc").read_bytes()
+    path = tmp_path / f"v.map.{suffix}"
+    path.write_bytes(module.compress(raw))
+    array, pixel_size_A = read_volume(path)
+    np.testing.assert_array_equal(array, volume())
+    assert (pixel_size_A, array.flags.writeable) == (2.0, True)
+    with pytest.raises(InputError, match="is compressed, and only a single map may be"):
+        StackReader(path)
+    path.write_bytes(module.compress(raw)[:-20])
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        read_volume(path)
+    path.write_bytes(module.compress(raw[:-20]))
+    with pytest.raises(InputError, match="is truncated"):
+        read_volume(path)
+    path.write_bytes(module.compress(raw + bytes(1 << 25)))  # more than is read
+    with pytest.raises(InputError, match=f"longer than it should be.* but the file has {len(raw) + 65537}"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6), (7, 7, 2), (3, 8, 8), (5, 5, 5)])
+def test_a_map_is_padded_to_a_cube_about_its_middle(tmp_path, shape):
+    write_volume(tmp_path / "v.mrc", np.ones(shape, dtype=np.float32), 1.5, origin_A=(10.0, 20.0, 30.0))
+    with mrcfile.open(tmp_path / "v.mrc", mode="r+") as file:
+        middle = tuple(n // 2 for n in shape)
+        file.data[middle] = 9
+        inside = [slice(1, -1)] * 3
+        file.data[tuple(inside)] += 1  # not on the faces
+        faces = np.concatenate(
+            [np.take(file.data, end, axis).ravel() for axis in range(3) for end in (0, -1)]
+        )
+    cube, pixel_size_A, origin_A = read_cubic(tmp_path / "v.mrc")
+    side = max(shape)
+    assert (cube.shape, pixel_size_A) == ((side,) * 3, 1.5)
+    assert np.unravel_index(cube.argmax(), cube.shape) == (side // 2,) * 3
+    start = [side // 2 - m for m in middle]
+    assert origin_A == (10 - 1.5 * start[2], 20 - 1.5 * start[1], 30 - 1.5 * start[0])
+    window = tuple(slice(b, b + n) for b, n in zip(start, shape, strict=True))
+    np.testing.assert_array_equal(cube[window], read_volume(tmp_path / "v.mrc")[0])
+    outside = np.ones(cube.shape, dtype=bool)
+    outside[window] = False
+    np.testing.assert_allclose(cube[outside], faces.mean(), rtol=1e-6)
+
+
+def test_what_is_no_cube_is_refused(tmp_path, shared):
+    path = tmp_path / "v.mrc"
+    write_volume(path, volume((2, 17, 2)), 1.0)
+    with pytest.raises(InputError, match=r"2 x 17 x 2 voxels, one side more than eight times"):
+        read_cubic(path)
+    with pytest.raises(InputError, match=r"EMD-3001\.map has voxels of 0\.44825 x 0\.3925 x 0\.45875 A"):
+        read_cubic(shared / "emdb" / "EMD-3001.map")
+    write_volume(path, volume((2, 3, 2)), 1.0)
+    with mrcfile.open(path, mode="r+") as file:
+        file.header.cellb.beta = 94
+    with pytest.raises(InputError, match=r"angles \(90\.0, 94\.0, 90\.0\)"):
+        read_cubic(path)
+    write_volume(path, volume((2, 3, 2)), np.nan, origin_A=(1, 2, 3))
+    cube, pixel_size_A, origin_A = read_cubic(path)
+    assert cube.shape == (3, 3, 3)
+    assert np.isnan(pixel_size_A)
+    assert origin_A == (1, 2, 3)
+
+
+def test_a_stack_of_more_than_two_gibibytes(tmp_path):
+    path = tmp_path / "s.mrcs"
+    write_raw(path, (2100, 1024, 1024), 0, b"")
+    with open(path, "r+b") as file:  # the disk holds only what is written
+        file.truncate(1024 + 2100 * 1024**2)
+        file.seek(-1, 2)
+        file.write(b"\x07")
+    image = StackReader(path).read(np.array([2099]))
+    assert (image[0, -1, -1], image.sum()) == (7, 7)
+    path.unlink()
+
+
+EDITS = st.lists(st.tuples(st.integers(0, 260), st.integers(0, 255)), max_size=6)
+WORDS = st.sampled_from([0, 1, 2, 3, 4, 6, 12, 101, -1, 2**31 - 1, -(2**31), 1 << 24, 0x7FC00000, 16, 401])
+
+
+@given(
+    edits=EDITS, words=st.lists(st.tuples(st.integers(0, 55), WORDS), max_size=4), extra=st.integers(-9, 9)
+)
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_a_damaged_header_gives_a_sentence_or_what_an_independent_reader_gives(
+    tmp_path_factory, edits, words, extra
+):
+    path = tmp_path_factory.getbasetemp() / "damaged.mrc"
+    write_volume(path, volume((4, 4, 4)), 1.5)
+    raw = bytearray(path.read_bytes())
+    for place, value in words:
+        struct.pack_into("<i", raw, 4 * place, value)
+    for place, value in edits:
+        raw[place] = value
+    raw = raw + bytes(extra) if extra >= 0 else raw[:extra]
+    path.write_bytes(raw)
+    for read in (read_volume, read_cubic, lambda path: [StackReader(path).read(np.arange(1))]):
+        try:
+            result = read(path)[0]
+        except InputError as error:
+            assert "damaged.mrc" in str(error)  # noqa: PT017
+            continue
+        assert result.dtype == np.float32
+        if read is read_volume:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with mrcfile.open(path, permissive=True) as other:
+                    if other.data is not None and other.header.mode != 0:
+                        assert sorted(result.ravel()) == sorted(other.data.ravel().astype(np.float32))
+                    header = other.header
+                    if header.mx > 0 and np.isfinite(header.cella.x) and header.cella.x > 0:
+                        pixel_size_A = float(f"{float(header.cella.x) / int(header.mx):.7g}")
+                        assert read(path)[1] == pixel_size_A
+
+
+@given(
+    content=st.binary(max_size=2000), start=st.sampled_from([b"", b"\x1f\x8b\x08", b"BZh9", b"\1\0\0\0" * 3])
+)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_random_bytes_give_a_sentence(tmp_path_factory, content, start):
+    path = tmp_path_factory.getbasetemp() / "random.mrc"
+    path.write_bytes(start + content)
+    with pytest.raises(InputError, match=r"random\.mrc"):
+        read_volume(path)
 
 
 def test_real_maps(shared):

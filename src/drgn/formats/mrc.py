@@ -1,142 +1,105 @@
-"""MRC volumes and image stacks (MRC2014): header, memory-mapped reading, streaming and atomic writing.
+"""MRC volumes and image stacks: reading without a copy too many, streaming and atomic writing.
 
-Reading is by header offset and `numpy.memmap`, so that one image of a stack larger than memory costs one
-image. Modes 0 (int8), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16) are read in both byte orders, also
-from old writers that left the machine stamp empty.
+Images are read at their place in the file, so that one image of a stack larger than memory costs one image.
 """
 
+import bz2
+import gzip
 import os
-from dataclasses import dataclass
+import weakref
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
-
-HEADER_BYTES = 1024
-MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
-LARGEST_SIDE = 1 << 24  # a larger count means that the header was read in the wrong byte order
-
-_HEADER = np.dtype(
-    [
-        ("n", "<i4", 3),  # nx, ny, nz: columns, rows, sections
-        ("mode", "<i4"),
-        ("start", "<i4", 3),
-        ("m", "<i4", 3),  # sampling of the unit cell: mx, my, mz
-        ("cell_A", "<f4", 3),
-        ("cell_angle_deg", "<f4", 3),
-        ("axes", "<i4", 3),  # mapc, mapr, maps: 1 = x, 2 = y, 3 = z
-        ("minimum", "<f4"),
-        ("maximum", "<f4"),
-        ("mean", "<f4"),
-        ("ispg", "<i4"),  # space group; 0 = a stack of images
-        ("nsymbt", "<i4"),  # bytes of the extended header
-        ("extra", "V100"),
-        ("origin_A", "<f4", 3),
-        ("map", "S4"),
-        ("stamp", "u1", 4),
-        ("rms", "<f4"),
-        ("nlabl", "<i4"),
-        ("label", "S80", 10),
-    ]
+from drgn.formats.mrc_header import (
+    HEADER_BYTES,
+    PADDING_BYTES,
+    Header,
+    check_header,
+    is_compressed,
+    new_header,
+    possible_headers,
+    read_header,
 )
 
-
-@dataclass(frozen=True)
-class Header:
-    """What is needed of an MRC header.
-
-    Attributes
-    ----------
-    path : file the header was read from
-    shape : (sections, rows, columns) as stored
-    dtype : of one voxel, byte order included
-    offset : bytes before the first voxel
-    pixel_size_A : along x, y, z; NaN where the header does not say
-    axes : (mapc, mapr, maps)
-    ispg : space group number; 0 for a stack by the standard, though many writers say 1
-    origin_A : of the first voxel along x, y, z
-    """
-
-    path: str
-    shape: tuple[int, int, int]
-    dtype: np.dtype[Any]
-    offset: int
-    pixel_size_A: tuple[float, float, float]
-    axes: tuple[int, int, int]
-    ispg: int
-    origin_A: tuple[float, float, float]
-
-
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read and check the header of an MRC file.
-
-    Raises
-    ------
-    InputError
-        When there is no such file, when it is not MRC, or when its length is not what its header promises.
-    """
-    name = os.fspath(path)
-    try:
-        length = os.path.getsize(name)
-        with open(name, "rb") as file:
-            raw = file.read(HEADER_BYTES)
-    except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}).") from error
-    if len(raw) < HEADER_BYTES:
-        raise InputError(
-            f"{name} is {len(raw)} bytes long, too short for the 1024-byte header of an MRC file."
-        )
-    header, order = _parse(raw, name)
-    nx, ny, nz = (int(side) for side in header["n"])
-    dtype = np.dtype(order + MODES[int(header["mode"])])
-    offset = HEADER_BYTES + int(header["nsymbt"])
-    expected = offset + nx * ny * nz * dtype.itemsize
-    if length != expected:
-        fault = "truncated" if length < expected else "longer than it should be"
-        raise InputError(
-            f"{name} is {fault}: its header promises {nz} x {ny} x {nx} values of {dtype.itemsize} bytes, "
-            f"{expected} bytes in all, but the file has {length}; copy or write it again."
-        )
-    sampling = np.maximum(header["m"], 1)
-    # 7 digits are what a float32 holds: 13.1 comes back as 13.1, not as 13.100000381
-    pixels = [float(f"{a:.7g}") for a in header["cell_A"].astype(np.float64) / sampling]
-    axes = tuple(int(a) for a in header["axes"])
-    return Header(
-        path=name,
-        shape=(nz, ny, nx),
-        dtype=dtype,
-        offset=offset,
-        pixel_size_A=_triple([a if np.isfinite(a) and a > 0 else np.nan for a in pixels]),
-        axes=(axes[0], axes[1], axes[2]) if sorted(axes) == [1, 2, 3] else (1, 2, 3),
-        ispg=int(header["ispg"]),
-        origin_A=_triple([float(a) for a in header["origin_A"]]),
-    )
+_CONVERTED_BYTES = 1 << 22  # read at a time where numbers are not stored as float32
 
 
 def read_volume(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], float]:
-    """Read a volume.
+    """Read a volume; the file may be compressed (gzip, bzip2), as EMDB gives it.
 
     Returns
     -------
     volume : (z, y, x) float32; a file with permuted axes (mapc, mapr, maps) is brought into this order
-    pixel_size_A : along x (crystal maps can differ in y and z: see `read_header`); NaN when the header does
+    pixel_size_A : along x (crystal maps can differ in y and z: see `read_cubic`); NaN when the header does
         not say
 
     Raises
     ------
     InputError
-        As `read_header`.
+        As `read_header`, and when the file holds several volumes or an axis order that is none.
     """
-    header = read_header(path)
-    stored = np.array(_memmap(header), dtype=np.float32)  # (maps, mapr, mapc)
-    axis_of = {axis: 2 - place for place, axis in enumerate(header.axes)}  # 1 = x, 2 = y, 3 = z
-    volume = stored.transpose(axis_of[3], axis_of[2], axis_of[1])
-    return np.ascontiguousarray(volume), header.pixel_size_A[0]
+    volume, header = _read_volume(os.fspath(path))
+    return volume, header.pixel_size_A[0]
+
+
+def read_cubic(
+    path: str | os.PathLike[str],
+) -> tuple[NDArray[np.float32], float, tuple[float, float, float]]:
+    """Read a volume into a cube whose side D is the longest side of the map.
+
+    The middle of the map, voxel n // 2 along each axis, becomes voxel D // 2; what is added holds the mean of
+    the map's six faces.
+
+    Returns
+    -------
+    volume : (D, D, D) float32
+    pixel_size_A : the same along all axes; NaN when the header does not say
+    origin_A : of the first voxel of the cube along x, y, z
+
+    Raises
+    ------
+    InputError
+        As `read_volume`, and when the pixels are not cubes, or the map is so flat or long that it is none.
+    """
+    volume, header = _read_volume(os.fspath(path))
+    known = [size for size in header.pixel_size_A if size == size]
+    pixel_size_A = known[0] if known else np.nan
+    if any(abs(size - pixel_size_A) > 1e-3 * pixel_size_A for size in known):
+        sizes = " x ".join(f"{size:.5g}" for size in header.pixel_size_A)
+        raise InputError(
+            f"{header.path} has voxels of {sizes} A, where cubes are expected; resample it to one pixel size."
+        )
+    if any(angle and abs(angle - 90) > 0.01 for angle in header.cell_angle_deg):
+        raise InputError(
+            f"{header.path} is a map of a unit cell with the angles {header.cell_angle_deg}, where right "
+            "angles are expected; resample it to cubic voxels."
+        )
+    side = max(volume.shape)
+    if side > 8 * min(volume.shape):
+        raise InputError(
+            f"{header.path} has {' x '.join(map(str, volume.shape))} voxels, one side more than eight times "
+            "another, where a map is expected; is it a stack of images?"
+        )
+    before = [side // 2 - n // 2 for n in volume.shape]
+    origin_A = [
+        origin - count * (pixel_size_A if known else 0.0)
+        for origin, count in zip(header.origin_A, reversed(before), strict=True)
+    ]
+    if any(before) or len(set(volume.shape)) > 1:
+        faces = [np.take(volume, end, axis) for axis in range(3) for end in (0, -1)]
+        mean = sum(face.sum(dtype=np.float64) for face in faces) / sum(face.size for face in faces)
+        cube = np.full((side, side, side), mean, dtype=np.float32)
+        cube[tuple(slice(b, b + n) for b, n in zip(before, volume.shape, strict=True))] = volume
+        volume = cube
+    return volume, pixel_size_A, (origin_A[0], origin_A[1], origin_A[2])
 
 
 def write_volume(
@@ -151,7 +114,7 @@ def write_volume(
     if data.ndim != 3:
         raise ValueError(f"a volume has three axes, not {data.ndim}")
     nz, ny, nx = data.shape
-    header = _new_header((nx, ny, nz), (nx, ny, nz), pixel_size_A, label)
+    header = new_header((nx, ny, nz), (nx, ny, nz), pixel_size_A, label)
     header["ispg"] = 1
     header["origin_A"] = origin_A
     header["minimum"], header["maximum"] = data.min(), data.max()
@@ -161,37 +124,107 @@ def write_volume(
         file.write(data.data)
 
 
-class StackReader:
-    """Images of one stack, read through a memory map that is opened on first use in each process.
+def read_stack_header(path: str | os.PathLike[str]) -> Header:
+    """Read the header of a stack of square images.
 
     Raises
     ------
     InputError
         As `read_header`, and when the images are not square.
     """
+    header = read_header(path)
+    _, rows, columns = header.shape
+    if rows != columns:
+        raise InputError(f"{header.path} has images of {columns} x {rows} pixels; they must be square.")
+    return header
+
+
+class StackReader:
+    """Images of one stack; several threads may read from it, and it may be pickled.
+
+    The file is opened on first use in each process. Memory holds the images that are asked for and no others.
+
+    Raises
+    ------
+    InputError
+        As `read_stack_header`.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.header = read_header(path)
-        n, rows, columns = self.header.shape
-        if rows != columns:
-            raise InputError(
-                f"{self.header.path} has images of {columns} x {rows} pixels; they must be square."
-            )
-        self.n = n
-        self.box_size_px = rows
-        self._images: NDArray[Any] | None = None
+        self.header = read_stack_header(path)
+        self.n, self.box_size_px, _ = self.header.shape
+        self._file: int | None = None
 
     def __len__(self) -> int:
         return self.n
 
-    def read(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Return the images at `indices` (any order, 0-based) as (len(indices), D, D) float32."""
-        if self._images is None:
-            self._images = _memmap(self.header)
-        return self._images[indices].astype(np.float32)
+    def read(
+        self, indices: NDArray[np.integer[Any]], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the images at `indices` (any order, 0-based) as (len(indices), D, D) float32.
+
+        Parameters
+        ----------
+        indices : of the images; those that follow each other are read at once
+        out : contiguous array of the returned shape, to be filled and returned
+        """
+        shape = (len(indices), self.box_size_px, self.box_size_px)
+        if out is None:
+            out = np.empty(shape, dtype=np.float32)
+        elif out.shape != shape:
+            raise ValueError(f"out has the shape {out.shape}, where {shape} is expected")
+        ends = np.flatnonzero(np.diff(indices) != 1) + 1
+        for start, stop in zip([0, *ends], [*ends, len(indices)], strict=True):
+            if stop > start:
+                self.read_run(int(indices[start]), out[start:stop])
+        return out
+
+    def read_run(self, first: int, out: NDArray[np.float32]) -> None:
+        """Fill `out` (k, D, D), contiguous float32, with the images from `first` (0-based) on.
+
+        Raises
+        ------
+        InputError
+            When the stack does not hold so many images, or cannot be read to its end any more.
+        """
+        if out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise ValueError("images are read into a contiguous float32 array")
+        if first < 0 or first + len(out) > self.n:
+            raise InputError(
+                f"{self.header.path} has {self.n} images, but image {first + len(out)} is asked for; "
+                "is it the stack that the table was made for?"
+            )
+        if self.header.dtype == np.float32:
+            self._fill(first, out.reshape(-1).view(np.uint8))
+            return
+        size = self.header.section_bytes
+        step = max(1, _CONVERTED_BYTES // size)
+        raw = np.empty(min(step, len(out)) * size, dtype=np.uint8)
+        for start in range(0, len(out), step):
+            part = out[start : start + step]
+            self._fill(first + start, raw[: len(part) * size])
+            part[:] = self.header.values(raw[: len(part) * size])
+
+    def _fill(self, first: int, raw: NDArray[np.uint8]) -> None:
+        """Read bytes from image `first` on; the position is the call's own, for the sake of threads."""
+        view, position = memoryview(raw.data), self.header.offset + first * self.header.section_bytes
+        try:
+            file = self._file
+            if file is None:  # two threads may both open it: both are closed in the end
+                file = self._file = os.open(self.header.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                weakref.finalize(self, os.close, file)
+            while len(view):  # a single call gives at most 2 GiB
+                count = os.preadv(file, [view], position)
+                if not count:
+                    raise InputError(
+                        f"{self.header.path} ended while it was read; it was cut or replaced in the meantime."
+                    )
+                view, position = view[count:], position + count
+        except OSError as error:
+            raise InputError(f"{self.header.path} cannot be read ({error.strerror}).") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_images": None}
+        return {**self.__dict__, "_file": None}
 
 
 class StackWriter:
@@ -218,7 +251,7 @@ class StackWriter:
         self.n = n
         self.box = box
         self.written = 0
-        self._header = _new_header((box, box, n), (box, box, 1), pixel_size_A, label)
+        self._header = new_header((box, box, n), (box, box, 1), pixel_size_A, label)
         self._range = (np.inf, -np.inf)
         self._sum = self._sum_of_squares = 0.0
         self._replacing = replacing(self.path)
@@ -265,45 +298,46 @@ class StackWriter:
             raise failure
 
 
-def _parse(raw: bytes, name: str) -> tuple[Any, str]:
-    """Return the header record and its byte order, the stamped order tried first."""
-    little = np.frombuffer(raw, _HEADER)[0]
-    orders: tuple[Literal["<", ">"], ...] = (">", "<") if little["stamp"][0] == 0x11 else ("<", ">")
-    for order in orders:
-        header = np.frombuffer(raw, _HEADER.newbyteorder(order))[0]
-        sides = header["n"]
-        if (
-            int(header["mode"]) in MODES
-            and sides.min() > 0
-            and sides.max() < LARGEST_SIDE
-            and header["nsymbt"] >= 0
-        ):
-            return header, order
-    raise InputError(
-        f"{name} is not an MRC file that can be read: its header gives the size {little['n'].tolist()} and "
-        f"the mode {int(little['mode'])}, where modes {', '.join(map(str, MODES))} are known."
-    )
+def _read_volume(name: str) -> tuple[NDArray[np.float32], Header]:
+    """Return the volume (z, y, x) and its header."""
+    try:
+        with open(name, "rb") as file:
+            start = file.read(3)
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}).") from error
+    if is_compressed(start):
+        content = _unpack(name, bz2.open if start == b"BZh" else gzip.open)
+        header = check_header(content[:HEADER_BYTES], name, len(content), lambda start: content[start:])
+        raw = np.frombuffer(content, dtype=np.uint8)[header.offset : header.file_bytes]
+    else:
+        header = read_header(name)
+        raw = np.fromfile(name, dtype=np.uint8, count=header.file_bytes - header.offset, offset=header.offset)
+    if header.volumes > 1:
+        raise InputError(
+            f"{name} holds {header.volumes} volumes (space group {header.ispg}), where one is expected; "
+            "write each to its own file."
+        )
+    axes = header.axes if any(header.axes) else (1, 2, 3)  # old writers leave them empty
+    if sorted(axes) != [1, 2, 3]:
+        raise InputError(
+            f"{name} says that its axes are {axes} (mapc, mapr, maps), where 1, 2 and 3 in some order are "
+            "expected; correct its header."
+        )
+    stored = header.values(raw).astype(np.float32, copy=False)  # (maps, mapr, mapc)
+    place = {axis: 2 - number for number, axis in enumerate(axes)}  # 1 = x, 2 = y, 3 = z
+    return np.require(stored.transpose(place[3], place[2], place[1]), requirements=["C", "W", "A"]), header
 
 
-def _memmap(header: Header) -> NDArray[Any]:
-    return np.memmap(header.path, dtype=header.dtype, mode="r", offset=header.offset, shape=header.shape)
-
-
-def _new_header(n: tuple[int, int, int], m: tuple[int, int, int], pixel_size_A: float, label: str) -> Any:
-    header = np.zeros((), _HEADER)
-    header["n"], header["m"] = n, m
-    header["mode"] = 2
-    header["cell_A"] = [side * pixel_size_A for side in m]
-    header["cell_angle_deg"] = 90.0
-    header["axes"] = (1, 2, 3)
-    header["map"] = b"MAP "
-    header["stamp"] = (0x44, 0x44, 0, 0)
-    header["nlabl"] = 1
-    header["label"][0] = label.encode("ascii", "replace")[:80]
-    # MRC2014 version number 20141, in bytes 109-112 of the header (12 bytes into the free words)
-    header["extra"] = np.void(b"\0" * 12 + (20141).to_bytes(4, "little") + b"\0" * 84)
-    return header
-
-
-def _triple(values: list[float]) -> tuple[float, float, float]:
-    return values[0], values[1], values[2]
+def _unpack(name: str, opener: Callable[[str], Any]) -> bytes:
+    """Return what a compressed file holds, or so much of it as shows that it is longer than it should be."""
+    try:
+        with opener(name) as file:
+            parts = [file.read(HEADER_BYTES)]
+            longest = max(header.file_bytes for header in possible_headers(parts[0], name))
+            left = longest - HEADER_BYTES + PADDING_BYTES + 1
+            while parts[-1]:
+                parts.append(file.read(min(left, 1 << 22)))
+                left -= len(parts[-1])
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{name} cannot be unpacked ({error}); fetch it again.") from error
+    return b"".join(parts)

@@ -21,8 +21,9 @@ from drgn.errors import InputError
 from drgn.formats import cryosparc, relion, star
 from drgn.formats.atomic import replacing
 from drgn.formats.identity import match
+from drgn.formats.locate import missing_stack
 from drgn.formats.reading import Rows, StrPath, read_indices, read_particles
-from drgn.formats.stacks import ImageReader, missing_stack
+from drgn.formats.stacks import ImageReader
 from drgn.formats.table import COLUMNS, CTF_COLUMNS, Correction, Source
 
 __all__ = ["COLUMNS", "Particles", "Source", "read_images"]
@@ -230,12 +231,12 @@ class Particles:
 
     def require_images(self) -> None:
         """Raise an InputError naming the first stack that is not found, and where it was looked for."""
-        table = self.table
-        for row in np.flatnonzero(~table["image_path"].duplicated().to_numpy()):
-            path = str(table["image_path"].iloc[row])
-            if not (os.path.isabs(path) and os.path.isfile(path)):
-                source_row = int(table["source_row"].iloc[row])
-                raise missing_stack(path, self.source.path, source_row, self.source.datadir)
+        stacks = self.table["image_path"].drop_duplicates()
+        missing = [not (os.path.isabs(path) and os.path.isfile(path)) for path in stacks]
+        if any(missing):
+            first = self.table.loc[stacks[missing].index[0]]
+            row, n_found, source = int(first["source_row"]), len(stacks) - sum(missing), self.source
+            raise missing_stack(first["image_path"], source.path, row, source.datadir, n_found, len(stacks))
 
     def image_reader(self) -> ImageReader:
         """Return a reader of images by row, which may be handed to other processes."""

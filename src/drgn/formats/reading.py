@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from drgn.errors import InputError
 from drgn.formats import cryodrgn, cryosparc, relion
 from drgn.formats.identity import match
-from drgn.formats.mrc import StackReader
-from drgn.formats.stacks import find_stacks, missing_stack
+from drgn.formats.locate import Located, find_stacks, missing_stack
+from drgn.formats.mrc import read_stack_header
+from drgn.formats.stacks import read_stack_headers
 from drgn.formats.table import CTF_COLUMNS, Correction, Parsed, Source, build_table
 
 StrPath = str | os.PathLike[str]
@@ -37,7 +38,7 @@ def read_particles(
 ) -> tuple[pd.DataFrame, NDArray[np.float64] | None, Source]:
     """Return table, rotation and source; see `Particles.from_file`."""
     name = os.fspath(path)
-    parsed = _parse(name)
+    parsed = _parse(name, None if datadir is None else os.fspath(datadir))
     n = len(parsed.image_index)
     given = (poses, ctf, pixel_size_A, ctf_premultiplied, phase_flipped)
     source = replace(
@@ -52,7 +53,8 @@ def read_particles(
         "image_index": parsed.image_index,
     }
     boxes_must_agree = pixel_size_A is None and ctf is None
-    columns["image_path"], box, header_pixel_A = _locate(parsed, source, boxes_must_agree)
+    columns["image_path"], box, header_pixel_A, mapping = _locate(parsed, source, boxes_must_agree)
+    source = replace(source, mapping=mapping)
     columns["box_size_px"] = box
     if ctf is not None and not _is_table(ctf):
         columns.update(cryodrgn.read_ctf(ctf, n, name, box))
@@ -136,18 +138,18 @@ def _joined(
     return other, rotation, match(table, other, name, source.path)
 
 
-def _parse(path: str) -> Parsed:
+def _parse(path: str, datadir: str | None) -> Parsed:
     suffix = Path(path).suffix
     if suffix == ".star":
         return relion.read(path)
     if suffix == ".cs":
         return cryosparc.read(path)
     if suffix in (".mrcs", ".mrc"):
-        names, lengths = [Path(path).name], [StackReader(path).n]
+        names, lengths = [Path(path).name], [read_stack_header(path).shape[0]]
         kind = "mrcs"
     elif suffix == ".txt":
         kind = "txt"
-        names, lengths = _read_list(path)
+        names, lengths = _read_list(path, datadir)
     else:
         raise InputError(f"{path} is not a particle file: .star, .cs, .mrcs, .mrc or .txt is expected.")
     return Parsed(
@@ -157,43 +159,41 @@ def _parse(path: str) -> Parsed:
     )
 
 
-def _read_list(path: str) -> tuple[list[str], list[int]]:
-    """Return the stacks listed in a text file, one a line, and their lengths."""
+def _read_list(path: str, datadir: str | None) -> tuple[list[str], list[int]]:
+    """Return the stacks listed in a text file, one a line, and their lengths; # begins a comment."""
     try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a list of stacks ({error}).") from error
+    names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not names:
         raise InputError(f"{path} lists no stacks; one .mrcs a line is expected.")
-    found = find_stacks(names, path, None)
-    lengths = []
+    found = find_stacks(names, path, datadir).paths
     for row, (name, stack) in enumerate(zip(names, found, strict=True)):
         if stack is None:
-            raise missing_stack(name, path, row, None)
-        lengths.append(StackReader(stack).n)
-    return names, lengths
+            raise missing_stack(name, path, row, datadir, sum(map(bool, found)), len(found))
+    return names, [header.shape[0] for header in read_stack_headers(found) if header is not None]
 
 
 def _locate(
     parsed: Parsed, source: Source, boxes_must_agree: bool
-) -> tuple["pd.Series[str]", NDArray[np.int64], NDArray[np.float64]]:
-    """Find the stacks; return for each row its path, its box (0 unknown) and the pixel size of the header."""
+) -> tuple["pd.Series[str]", NDArray[np.int64], NDArray[np.float64], str]:
+    """Find the stacks; return each row's path, box (0 unknown) and header's pixel size; and the mapping."""
     codes, written = pd.factorize(parsed.image_name)
     names = [str(name) for name in written]
     if source.kind == "mrcs":
-        found: list[str | None] = [os.path.abspath(source.path)]
+        located = Located([os.path.abspath(source.path)])
     else:
-        found = find_stacks(names, source.path, source.datadir)
+        located = find_stacks(names, source.path, source.datadir)
+    found = located.paths
     box = np.asarray(parsed.columns.get("box_size_px", np.zeros(len(codes)))).astype(np.int64)
     header_pixel_A = np.full(len(names), np.nan)
     header_box = np.zeros(len(names), dtype=np.int64)
     length = np.full(len(names), np.iinfo(np.int64).max)
-    for number, stack in enumerate(found):
-        if stack is not None:
-            reader = StackReader(stack)
-            header_pixel_A[number] = reader.header.pixel_size_A[0]
-            header_box[number] = reader.box_size_px
-            length[number] = reader.n
+    for number, header in enumerate(read_stack_headers(found)):
+        if header is not None:
+            header_pixel_A[number] = header.pixel_size_A[0]
+            length[number], header_box[number], _ = header.shape
     beyond = np.flatnonzero(parsed.image_index >= length[codes])
     if len(beyond):
         row = int(beyond[0])
@@ -215,6 +215,7 @@ def _locate(
         paths.take(codes).reset_index(drop=True),
         np.where(known, header_box[codes], box),
         header_pixel_A[codes],
+        located.note,
     )
 
 

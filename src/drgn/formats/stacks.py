@@ -1,8 +1,8 @@
-"""Find the image stacks that a table names, and read images from them."""
+"""Read images by row of the table, from any number of stacks. Where the stacks are is `locate`'s matter."""
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,49 +10,27 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from drgn.errors import InputError
-from drgn.formats.mrc import StackReader
+from drgn.formats.mrc import StackReader, read_stack_header
+from drgn.formats.mrc_header import Header
 
-OPEN_STACKS = 128  # memory maps held at a time: each holds a file descriptor
+OPEN_STACKS = 128  # files held open at a time
 
 
-def find_stacks(names: list[str], table: str, datadir: str | None) -> list[str | None]:
-    """Return for each name written in `table` the absolute path of the stack, or None where there is none.
-
-    A name is tried as it is written (under `datadir`, the table's folder, the working folder and the parents
-    of the table's), then with its leading folders taken off one by one (under `datadir` and the table's).
+def read_stack_headers(paths: Sequence[str | None]) -> list[Header | None]:
+    """Read the headers of many stacks, several at a time; None stays None.
 
     Raises
     ------
     InputError
-        When two different names lead to the same file only because folders were taken off.
+        As `read_stack_header`, for the first of the stacks at fault.
     """
-    found: dict[str, str] = {}
-    result: list[str | None] = []
-    for name in names:
-        match = next((place for place in _places(name, table, datadir) if place.is_file()), None)
-        path = None if match is None else os.path.abspath(match)
-        if path is not None:
-            other = found.setdefault(path, name)
-            if os.path.normpath(other) != os.path.normpath(name):
-                raise InputError(
-                    f"{table} names both {other} and {name}, but only one file, {path}, was found for them; "
-                    "set dataset.datadir to the folder in which both names are right."
-                )
-        result.append(path)
-    return result
-
-
-def missing_stack(name: str, table: str, row: int, datadir: str | None) -> InputError:
-    """Return the error for a stack that was not found; `row` is 0-based."""
-    folders = dict.fromkeys(os.path.abspath(place.parent) for place in _places(name, table, datadir))
-    return InputError(
-        f"{table}, particle row {row + 1}: the image stack {name} was not found (looked in "
-        f"{', '.join(folders)}); set dataset.datadir=FOLDER to the folder that holds it."
-    )
+    with ThreadPoolExecutor(8) as pool:  # on a network file system each takes a round trip
+        chunks = [paths[i : i + 64] for i in range(0, len(paths), 64)]
+        return [header for chunk in pool.map(_read_headers, chunks) for header in chunk]
 
 
 class ImageReader:
-    """Read images by row of the table; may be pickled and used in several processes.
+    """Read images by row of the table; may be pickled, and used in several threads and processes.
 
     Parameters
     ----------
@@ -66,12 +44,18 @@ class ImageReader:
         self._paths = [str(path) for path in paths]
         self._index = np.asarray(image_index, dtype=np.int64)
         self._open: dict[int, StackReader] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._index)
 
-    def __call__(self, rows: Any) -> NDArray[np.float32]:
+    def __call__(self, rows: Any, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Return the images at `rows` (integers, any order) as (len(rows), D, D) float32, sign not applied.
+
+        Parameters
+        ----------
+        rows : of the table
+        out : contiguous float32 array of the returned shape, to be filled and returned
 
         Raises
         ------
@@ -79,51 +63,59 @@ class ImageReader:
             When the images differ in size, or a stack cannot be read.
         """
         rows = np.atleast_1d(np.asarray(rows, dtype=np.int64))
-        stacks = self._stack[rows]
-        images: NDArray[np.float32] | None = None
-        for stack in np.unique(stacks):
-            places = np.flatnonzero(stacks == stack)
-            reader = self._reader(int(stack))
-            box = reader.box_size_px
-            if images is None:
-                images = np.empty((len(rows), box, box), dtype=np.float32)
-            elif images.shape[-1] != box:
-                raise InputError(
-                    f"{reader.header.path} has images of {box} pixels, others of the same table have "
-                    f"{images.shape[-1]}; bring them to one box and pixel size first."
-                )
-            wanted = self._index[rows[places]]
-            if wanted.max() >= reader.n:
-                raise InputError(
-                    f"{reader.header.path} has {reader.n} images, but image {wanted.max() + 1} is asked for; "
-                    "is it the stack that the table was made for?"
-                )
-            images[places] = reader.read(wanted)
+        # in the order of the files; what follows each other both there and in the result is read at once
+        stack, index = self._stack[rows], self._index[rows]
+        place = np.lexsort((index, stack))
+        stack, index = stack[place], index[place]
+        same = (np.diff(stack) == 0) & (np.diff(index) == 1) & (np.diff(place) == 1)
+        starts = np.flatnonzero(np.concatenate([[True], ~same])) if len(rows) else np.zeros(0, dtype=int)
+        counts = np.diff(np.append(starts, len(rows)))
+        images = out
+        reader, current = None, -1
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+            if reader is None or stack[start] != current:
+                current = int(stack[start])
+                reader = self._reader(current)
+                images = _fitting(reader, len(rows), images, given=out is not None)
+            assert images is not None
+            first = int(place[start])
+            reader.read_run(int(index[start]), images[first : first + count])
         return np.empty((0, 0, 0), dtype=np.float32) if images is None else images
 
     def _reader(self, stack: int) -> StackReader:
-        reader = self._open.pop(stack) if stack in self._open else StackReader(self._paths[stack])
-        self._open[stack] = reader  # the last used is last
-        if len(self._open) > OPEN_STACKS:
-            del self._open[next(iter(self._open))]
+        with self._lock:
+            reader = self._open.pop(stack, None)
+        if reader is None:
+            reader = StackReader(self._paths[stack])
+        with self._lock:
+            self._open[stack] = reader  # the last used is last
+            while len(self._open) > OPEN_STACKS:  # one that another thread reads from is closed after that
+                del self._open[next(iter(self._open))]
         return reader
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
 
-def _places(name: str, table: str, datadir: str | None) -> Iterator[Path]:
-    written = Path(name)
-    beside = Path(os.path.abspath(table)).parent
-    if written.is_absolute():
-        yield written
-    else:
-        if datadir is not None:
-            yield Path(datadir) / written
-        for folder in (beside, Path.cwd(), *beside.parents):
-            yield folder / written
-    for skipped in range(1, len(written.parts)):
-        shorter = Path(*written.parts[skipped:])
-        if datadir is not None:
-            yield Path(datadir) / shorter
-        yield beside / shorter
+def _fitting(
+    reader: StackReader, n: int, images: NDArray[np.float32] | None, *, given: bool
+) -> NDArray[np.float32]:
+    """Return the array for n images, made where there is none yet; refuse images of another box."""
+    box = reader.box_size_px
+    if images is None:
+        return np.empty((n, box, box), dtype=np.float32)
+    if images.shape != (n, box, box):
+        if given and (images.ndim != 3 or len(images) != n):
+            raise ValueError(f"out has the shape {images.shape}, where {(n, box, box)} is expected")
+        raise InputError(
+            f"{reader.header.path} has images of {box} pixels, others of the same table have "
+            f"{images.shape[-1]}; bring them to one box and pixel size first."
+        )
+    return images
+
+
+def _read_headers(paths: Sequence[str | None]) -> list[Header | None]:
+    return [None if path is None else read_stack_header(path) for path in paths]

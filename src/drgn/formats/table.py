@@ -63,6 +63,7 @@ class Source:
     blocks : star only: every block of the file by name, in order; the particle block is empty here
     particle_block : star only: name of the block that `rows` belongs to
     replaced : whether poses, CTF or pixel size were given in place of those of the file
+    mapping : in which folders stacks were found that are not where the file says; empty where all are
     """
 
     path: str
@@ -73,6 +74,7 @@ class Source:
     blocks: dict[str, pd.DataFrame] = field(default_factory=dict)
     particle_block: str = ""
     replaced: bool = False
+    mapping: str = ""
 
 
 class Correction(NamedTuple):
