@@ -185,7 +185,9 @@ class _Block:
         if self._again is None and (self._rows or self._tables):
             self._again = []
         header = self.columns if self._again is None else self._again
-        if not name or name in header:
+        if not name:
+            self.fail(f"a column without a name in block data_{self.name}; name or remove it", line)
+        if name in header:
             self.fail(f"a second column _{name} in block data_{self.name}; remove or rename it", line)
         header.append(name)
         if not self.loop:

@@ -150,7 +150,7 @@ def _texts(column: "pd.Series[Any]", is_text: bool, is_first: bool) -> pa.Array:
     name = str(column.name)
     values = column.astype("object").where(column.notna(), "None") if column.hasnans else column
     words = _array(pa.array(values.astype("str"), type=pa.string()))
-    bad = np.flatnonzero(pc.match_substring_regex(words, "[\\x00-\\x08\\x0a-\\x1f]"))
+    bad = np.flatnonzero(pc.match_substring_regex(words, "[\\x00-\\x08\\x0a-\\x1f\\x7f]"))
     if len(bad):
         raise InputError(
             f"row {bad[0] + 1} of column {name} is {words[int(bad[0])].as_py()!r}, but a star file cannot "
