@@ -215,6 +215,13 @@ def test_unused_optics_groups_are_kept(tmp_path, make_star):
         assert blocks["optics"]["rlnOpticsGroup"].tolist() == [1, 2]
 
 
+def test_the_optics_outrank_a_magnification(tmp_path, make_star):
+    stale = {"rlnMagnification": [10000.0, 10000.0], "rlnDetectorPixelSize": [1.0, 1.5]}
+    particles = Particles.from_file(make_star(PARTICLES | stale, OPTICS))
+    after, _ = converted(particles, tmp_path / "x.star", "3.0")
+    assert after.table["pixel_size_A"].tolist() == particles.table["pixel_size_A"].tolist() == [1.5, 1.5]
+
+
 def test_shifts_without_a_pixel_size(tmp_path, make_star):
     columns = {name: values for name, values in PARTICLES.items() if name != "rlnOpticsGroup"}
     particles = Particles.from_file(make_star(columns))

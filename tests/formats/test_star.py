@@ -307,13 +307,12 @@ def test_more_rows_than_are_held_at_a_time(tmp_path, monkeypatch):
 
 def rows_of(text):
     """Count the rows of the last block of a file without quotation marks, line by line."""
-    lines = [line.strip() for line in re.split("\r\n|\r|\n", text)]
     rows = 0
-    for line in lines:
-        word = line.split()[0] if line else "#"
-        if word.lower().startswith("data_"):
+    for line in re.split("\r\n|\r|\n", text):
+        words = re.sub("(^|[ \t])#.*", "", line).split()
+        if len(words) == 1 and words[0].lower().startswith("data_"):
             rows = 0
-        elif word[0] not in "#_" and word.lower() != "loop_":
+        elif len(words) > 1 or (words and words[0][0] != "_" and words[0].lower() != "loop_"):
             rows += 1
     return rows
 

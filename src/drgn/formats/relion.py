@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from drgn.errors import InputError
@@ -225,11 +227,13 @@ def _split_image_name(names: "pd.Series[str]", path: str) -> tuple["pd.Series[st
     """Split 000001@stack into stack name and 0-based index; a name without @ is a file of one image."""
     parts = names.str.partition("@")
     alone = (parts[1] == "").to_numpy(dtype=bool)
-    number = np.asarray(pd.to_numeric(parts[0].where(~alone, "1"), errors="coerce"), dtype=np.float64)
-    bad = np.flatnonzero(~(number >= 1))
+    digits = pa.array(parts[0].where(~alone, "1"))
+    is_number = pc.match_substring_regex(digits, "^[0-9]{1,15}$")
+    number = pc.if_else(is_number, digits, "0").cast(pa.int64()).to_numpy(zero_copy_only=False)
+    bad = np.flatnonzero(number < 1)
     if len(bad):
         raise InputError(
             f"{path}, particle row {bad[0] + 1}: rlnImageName is {names.iloc[bad[0]]}, where a number from 1 "
             "on, @ and the name of a stack are expected."
         )
-    return parts[2].where(~alone, names), number.astype(np.int64) - 1
+    return parts[2].where(~alone, names), number - 1
