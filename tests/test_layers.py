@@ -38,7 +38,7 @@ ALLOWED = {
 HYDRA = {"command.py", "run.py", "train.py"}
 LIGHTNING = {"data/datamodule.py", "train.py"}  # and training/
 INSIDE_FUNCTIONS = {"matplotlib", "skimage", "umap", "sklearn"}
-LIBRARIES_OF_FORMATS = {"numpy", "pandas", "scipy", "mrcfile", "starfile"}
+LIBRARIES_OF_FORMATS = {"numpy", "pandas", "scipy", "mrcfile", "starfile", "yaml"}
 LIBRARIES_OF_PHYSICS = {"numpy", "scipy", "torch"}
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from drgn.errors import InputError
-from drgn.formats import cryosparc, relion, star
+from drgn.formats import cryosparc_group, relion, star
 from drgn.formats.atomic import replacing
 from drgn.formats.reading import Rows, StrPath, read_indices, read_particles
 from drgn.formats.stacks import ImageReader, missing_stack
@@ -47,6 +47,7 @@ class Particles:
         cls,
         path: StrPath,
         *,
+        passthrough: StrPath | None = None,
         poses: StrPath | None = None,
         ctf: StrPath | None = None,
         datadir: StrPath | None = None,
@@ -60,7 +61,9 @@ class Particles:
 
         Parameters
         ----------
-        path : .star (RELION 3.0, 3.1), .cs (cryoSPARC), .mrcs or .mrc (a stack), .txt (a list of stacks)
+        path : .star (RELION 3.0, 3.1), .cs or .csg (cryoSPARC), .mrcs or .mrc (a stack), .txt (a list of
+            stacks)
+        passthrough : the passthrough .cs of a .cs, joined by uid; it is found where it lies beside `path`
         poses, ctf : cryoDRGN .pkl or .npz, one row per row of `path`; they replace what `path` says
         datadir : folder that the names of the stacks start from
         indices : rows of `path` to keep: an array, or a .pkl, .npy or .txt file
@@ -78,6 +81,7 @@ class Particles:
         """
         table, rotation, source = read_particles(
             path,
+            passthrough=passthrough,
             poses=poses,
             ctf=ctf,
             datadir=datadir,
@@ -166,7 +170,8 @@ class Particles:
 
         A .star keeps all columns and the dialect of the star it came from; from any other origin, and where
         poses, CTF or pixel size were given in place of its own, it is RELION 3.1. RELION has no column for
-        the sign of the data: give it again when the star is read. A .cs needs a .cs as its origin.
+        the sign of the data: give it again when the star is read. A .cs needs a .cs or .csg as its origin; a
+        .csg is written beside it, which cryoSPARC's "Import Result Group" takes.
 
         Raises
         ------
@@ -182,7 +187,7 @@ class Particles:
                     f"{os.fspath(path)}: a .cs can be written only from a .cs of which nothing was "
                     f"replaced, and these particles come from {self.source.path}; save a .star."
                 )
-            cryosparc.write(path, self.source.rows)
+            cryosparc_group.write_group(path, self.source.rows, self.source.group)
         elif suffix in (".pkl", ".npy", ".txt"):
             rows = self.table["source_row"].to_numpy()
             with replacing(path) as temporary:

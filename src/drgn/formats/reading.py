@@ -22,6 +22,7 @@ Rows = NDArray[np.integer[Any]] | NDArray[np.bool_]
 def read_particles(
     path: StrPath,
     *,
+    passthrough: StrPath | None = None,
     poses: StrPath | None,
     ctf: StrPath | None,
     datadir: StrPath | None,
@@ -32,7 +33,7 @@ def read_particles(
 ) -> tuple[pd.DataFrame, NDArray[np.float64] | None, Source]:
     """Return table, rotation and source; see `Particles.from_file`."""
     name = os.fspath(path)
-    parsed = _parse(name)
+    parsed = _parse(name, passthrough)
     n = len(parsed.image_index)
     given = (poses, ctf, pixel_size_A, ctf_premultiplied, phase_flipped)
     source = replace(
@@ -102,12 +103,14 @@ def read_indices(indices: StrPath | Rows, n: int, path: str) -> NDArray[np.int64
     return rows.astype(np.int64)
 
 
-def _parse(path: str) -> Parsed:
+def _parse(path: str, passthrough: StrPath | None) -> Parsed:
     suffix = Path(path).suffix
+    if suffix in (".cs", ".csg"):
+        return cryosparc.read(path, passthrough)
+    if passthrough is not None:
+        raise InputError(f"{path} has no passthrough; passthrough={os.fspath(passthrough)} belongs to a .cs.")
     if suffix == ".star":
         return relion.read(path)
-    if suffix == ".cs":
-        return cryosparc.read(path)
     if suffix in (".mrcs", ".mrc"):
         names, lengths = [Path(path).name], [StackReader(path).n]
         kind = "mrcs"
@@ -115,7 +118,7 @@ def _parse(path: str) -> Parsed:
         kind = "txt"
         names, lengths = _read_list(path)
     else:
-        raise InputError(f"{path} is not a particle file: .star, .cs, .mrcs, .mrc or .txt is expected.")
+        raise InputError(f"{path} is not a particle file: .star, .cs, .csg, .mrcs, .mrc or .txt is expected.")
     return Parsed(
         source=Source(path=path, kind=kind),
         image_name=pd.Series(np.repeat(names, lengths), dtype="str"),

@@ -59,6 +59,7 @@ class Source:
     kind : "star", "cs", "mrcs" or "txt"
     datadir : folder given for the stacks, or None
     rows : the original rows (a frame of a star file, a record array of a .cs), in step with the table
+    group : cs only: the results group that the rows come from, see `cryosparc_group.Group`
     blocks : star only: every block of the file by name, in order; the particle block is empty here
     particle_block : star only: name of the block that `rows` belongs to
     replaced : whether poses, CTF or pixel size were given in place of those of the file
@@ -68,6 +69,7 @@ class Source:
     kind: str
     datadir: str | None = None
     rows: Any = None
+    group: Any = None
     blocks: dict[str, pd.DataFrame] = field(default_factory=dict)
     particle_block: str = ""
     replaced: bool = False
