@@ -31,7 +31,8 @@ ALLOWED = {
     "models": BASE | {"physics", "models"},
     "data": PHYSICAL | {"data"},
     "training": LEARNING,
-    "run": LEARNING | ENTRY,
+    "run": LEARNING | ENTRY | {"foreign_run"},
+    "foreign_run": PHYSICAL | {"models", "data", "run"},
     "analysis": LEARNING | {"run", "analysis"},
     **{verb: LEARNING | ENTRY | {"run", "analysis", *VERBS} for verb in VERBS},
 }
