@@ -33,7 +33,7 @@ def analyze(
     Parameters
     ----------
     run
-        The run folder, also one of cryoDRGN, or "latest".
+        The run folder, of cryoDRGN too, or "latest".
     kmeans
         Number of k-means clusters.
     pcs

@@ -31,7 +31,7 @@ def filter(
     Parameters
     ----------
     run
-        The run folder, or "latest".
+        The run folder, of cryoDRGN too, or "latest".
     clusters
         Keep the particles of these clusters.
     kmeans

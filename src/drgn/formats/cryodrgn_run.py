@@ -1,4 +1,4 @@
-"""A run folder of cryoDRGN (0.3 to 4.x): what it was trained on, and the latent of each particle by its key.
+"""A run folder of cryoDRGN (1.x to 4.x): what it was trained on, and the latent of each particle by its key.
 
 Weights are not read: a torch file is a pickle, and the numbers that are wanted are in z.N.pkl.
 """
@@ -30,7 +30,7 @@ class CryodrgnRun:
     ----------
     folder : the run folder
     config : config.yaml or config.pkl
-    epoch : number of the z file as cryoDRGN counts (from 0 before version 4); None for the final z.pkl
+    epoch : number of the z file as cryoDRGN counts (from 0 in 2.3 and before); None where z.pkl alone has it
     z : (N, Z) float32
     logvar : (N, Z) float32; None where the run has a z per particle without a variance (abinit, train_dec)
     rows : (N,) rows of the particle file that z belongs to
