@@ -175,7 +175,6 @@ def test_a_csg_that_cannot_be_used_is_a_sentence(split, change, sentence):
         "",
         "a: [",
         "- 1",
-        "!!python/object/apply:os.mkdir [/tmp/x]",
         "a: 2026-99-99",
         "[" * 5000,
         "\x00",
@@ -186,6 +185,22 @@ def test_a_file_that_is_no_csg_is_a_sentence(tmp_path, text):
     (tmp_path / "any.csg").write_text(text)
     with pytest.raises(InputError, match=r"any\.csg"):
         Particles.from_file(tmp_path / "any.csg")
+
+
+def test_a_csg_runs_no_code(tmp_path):
+    (tmp_path / "any.csg").write_text(f"!!python/object/apply:os.mkdir ['{tmp_path / 'harm'}']")
+    with pytest.raises(InputError, match="cannot be read as a cryoSPARC results group"):
+        Particles.from_file(tmp_path / "any.csg")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_metafile_may_start_from_the_project(split, records):
+    (split / "P1" / "J24").mkdir(parents=True)
+    (split / "P1" / "J25").mkdir()
+    for name in (MAIN, PASSED):
+        (split / name).rename(split / "P1" / "J24" / name)
+    path = csg(split / "P1" / "J25" / "any.csg", results(f"J24/{MAIN}", f"J24/{PASSED}"))
+    same_particles(Particles.from_file(path), records)
 
 
 def test_a_passthrough_of_a_csg_is_not_given(split):
