@@ -3,12 +3,13 @@ import os
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from drgn.data import prepared
+from drgn.data import building, prepared
 from drgn.data.prepared import PreparedStack, prepare
 from drgn.errors import InputError
 from drgn.physics import fourier
@@ -157,7 +158,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_killed_build_goes_on_where_it_stopped(make_particles, noise, make, tmp_path, monkeypatch, after):
-    monkeypatch.setattr(prepared, "_CHUNK", 16)
+    monkeypatch.setattr(building, "CHUNK_BYTES", 16 * 16 * 16 * 4)
     images = noise(60, 16)
     images[5] = np.nan
     particles = make_particles(images)
@@ -175,15 +176,15 @@ def test_a_killed_build_goes_on_where_it_stopped(make_particles, noise, make, tm
     done = []
     stack = make(particles, progress=lambda n, _: done.append(n))
     assert done == [16, 32, 48, 60][after:]
-    assert stack.meta == whole.meta
-    for name in ("images.f16", "meta.json"):
+    assert replace(stack.meta, provenance={}) == replace(whole.meta, provenance={})
+    for name in ("images.f16", "particles.parquet"):
         assert (stack.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert [path.name for path in (tmp_path / "prepared").iterdir()] == [stack.folder.name]
-    assert sorted(path.name for path in stack.folder.iterdir()) == ["images.f16", "meta.json"]
+    assert sorted(path.name for path in stack.folder.iterdir()) == ["images.f16", "meta.json", "particles.parquet"]
 
 
 def test_a_chunk_that_was_only_half_written_is_made_again(make_particles, noise, make, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepared, "_CHUNK", 16)
+    monkeypatch.setattr(building, "CHUNK_BYTES", 16 * 16 * 16 * 4)
     particles = make_particles(noise(60, 16))
     whole = make(particles, cache="whole")
 
@@ -233,7 +234,7 @@ def test_whatever_the_stack_depends_on_is_in_its_name(make_particles, noise, mak
 
 
 def test_of_two_processes_one_makes_the_stack(make_particles, noise, make, monkeypatch, tmp_path):
-    monkeypatch.setattr(prepared, "_CHUNK", 8)
+    monkeypatch.setattr(building, "CHUNK_BYTES", 8 * 16 * 16 * 4)
     particles = make_particles(noise(80, 16))
     started, waiting = threading.Event(), threading.Event()
     done = []
@@ -262,7 +263,7 @@ def test_rows_are_read_in_the_order_asked_for(make_particles, noise, make):
 
 
 def test_memory_does_not_grow_with_the_number_of_images(make_particles, noise, make, monkeypatch):
-    monkeypatch.setattr(prepared, "_CHUNK", 16)
+    monkeypatch.setattr(building, "CHUNK_BYTES", 16 * 16 * 16 * 4)
     peaks = []
     for n in (1200, 2400):
         particles = make_particles(noise(n, 16), name=f"stack{n}")

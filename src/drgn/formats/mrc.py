@@ -1,12 +1,12 @@
 """MRC volumes and image stacks (MRC2014): header, memory-mapped reading, streaming and atomic writing.
 
-Reading is by header offset and `numpy.memmap`, so that one image of a stack larger than memory costs one
-image. Modes 0 (int8), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16) are read in both byte orders, also
+Images of a stack are read by their offset, so that one image of a stack larger than memory costs one image. Modes 0 (int8), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16) are read in both byte orders, also
 from old writers that left the machine stamp empty.
 """
 
 import os
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -162,7 +162,7 @@ def write_volume(
 
 
 class StackReader:
-    """Images of one stack, read through a memory map that is opened on first use in each process.
+    """Images of one stack, read from a file that is opened on first use in each process; threads may share it.
 
     Raises
     ------
@@ -179,19 +179,45 @@ class StackReader:
             )
         self.n = n
         self.box_size_px = rows
-        self._images: NDArray[Any] | None = None
+        self._file: FileIO | None = None
 
     def __len__(self) -> int:
         return self.n
 
     def read(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Return the images at `indices` (any order, 0-based) as (len(indices), D, D) float32."""
-        if self._images is None:
-            self._images = _memmap(self.header)
-        return self._images[indices].astype(np.float32)
+        """Return the images at `indices` (any order, 0-based) as (len(indices), D, D) float32.
+
+        Neighbours in the stack are read as one piece. Raises InputError where the file became shorter.
+        """
+        if self._file is None:
+            self._file = open(self.header.path, "rb", buffering=0)
+        indices = np.asarray(indices, dtype=np.int64)
+        box, stored = self.box_size_px, self.header.dtype
+        raw = np.empty((len(indices), box, box), dtype=stored)
+        starts = np.flatnonzero(np.diff(indices, prepend=-2) != 1)
+        for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):
+            self._read_into(raw[start:end], int(indices[start]))
+        return raw.astype(np.float32, copy=False)
+
+    def _read_into(self, images: NDArray[Any], index: int) -> None:
+        """Fill an array with neighbouring images."""
+        assert self._file is not None
+        piece = images.reshape(-1).view(np.uint8).data
+        offset = self.header.offset + index * self.box_size_px**2 * images.itemsize
+        while len(piece):  # one call gives at most 2 GiB
+            count = os.preadv(self._file.fileno(), [piece], offset)
+            if count == 0:
+                raise InputError(
+                    f"{self.header.path} became shorter while it was read; copy or write it again."
+                )
+            piece, offset = piece[count:], offset + count
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_file") is not None:
+            self._file.close()  # type: ignore[union-attr]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_images": None}
+        return {**self.__dict__, "_file": None}
 
 
 class StackWriter:

@@ -1,6 +1,7 @@
 """Find the image stacks that a table names, and read images from them."""
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from drgn.errors import InputError
 from drgn.formats.mrc import StackReader
 
-OPEN_STACKS = 128  # memory maps held at a time: each holds a file descriptor
+OPEN_STACKS = 128  # files held open at a time
 
 
 def find_stacks(names: list[str], table: str, datadir: str | None) -> list[str | None]:
@@ -52,7 +53,7 @@ def missing_stack(name: str, table: str, row: int, datadir: str | None) -> Input
 
 
 class ImageReader:
-    """Read images by row of the table; may be pickled and used in several processes.
+    """Read images by row of the table; may be pickled and used in several processes, and by several threads.
 
     Parameters
     ----------
@@ -66,6 +67,7 @@ class ImageReader:
         self._paths = [str(path) for path in paths]
         self._index = np.asarray(image_index, dtype=np.int64)
         self._open: dict[int, StackReader] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._index)
@@ -80,36 +82,45 @@ class ImageReader:
         """
         rows = np.atleast_1d(np.asarray(rows, dtype=np.int64))
         stacks = self._stack[rows]
+        if len(rows) and (stacks == stacks[0]).all():
+            return self._of_stack(int(stacks[0]), rows)
         images: NDArray[np.float32] | None = None
         for stack in np.unique(stacks):
             places = np.flatnonzero(stacks == stack)
-            reader = self._reader(int(stack))
-            box = reader.box_size_px
+            some = self._of_stack(int(stack), rows[places])
             if images is None:
-                images = np.empty((len(rows), box, box), dtype=np.float32)
-            elif images.shape[-1] != box:
+                images = np.empty((len(rows), *some.shape[1:]), dtype=np.float32)
+            elif images.shape[1:] != some.shape[1:]:
                 raise InputError(
-                    f"{reader.header.path} has images of {box} pixels, others of the same table have "
+                    f"{self._paths[stack]} has images of {some.shape[-1]} pixels, others of the same table have "
                     f"{images.shape[-1]}; bring them to one box and pixel size first."
                 )
-            wanted = self._index[rows[places]]
-            if wanted.max() >= reader.n:
-                raise InputError(
-                    f"{reader.header.path} has {reader.n} images, but image {wanted.max() + 1} is asked for; "
-                    "is it the stack that the table was made for?"
-                )
-            images[places] = reader.read(wanted)
+            images[places] = some
         return np.empty((0, 0, 0), dtype=np.float32) if images is None else images
 
+    def _of_stack(self, stack: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        reader = self._reader(stack)
+        wanted = self._index[rows]
+        if wanted.max() >= reader.n:
+            raise InputError(
+                f"{reader.header.path} has {reader.n} images, but image {wanted.max() + 1} is asked for; "
+                "is it the stack that the table was made for?"
+            )
+        return reader.read(wanted)
+
     def _reader(self, stack: int) -> StackReader:
-        reader = self._open.pop(stack) if stack in self._open else StackReader(self._paths[stack])
-        self._open[stack] = reader  # the last used is last
-        if len(self._open) > OPEN_STACKS:
-            del self._open[next(iter(self._open))]
-        return reader
+        with self._lock:
+            reader = self._open.pop(stack) if stack in self._open else StackReader(self._paths[stack])
+            self._open[stack] = reader  # the last used is last
+            if len(self._open) > OPEN_STACKS:
+                del self._open[next(iter(self._open))]
+            return reader
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = {**state, "_lock": threading.Lock()}
 
 
 def _places(name: str, table: str, datadir: str | None) -> Iterator[Path]:

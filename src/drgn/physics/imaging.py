@@ -4,7 +4,7 @@ Simulation, training, pose search and back-projection all use these functions; c
 Shapes: B images, P frequencies of a half lattice.
 """
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ class Batch(TypedDict):
     row: (B,) int64, row of the particle table. group: (B,) int64, the physical particle that the image shows;
     equal numbers share a latent, as the tilt images of one particle do. image: (B, P) complex64, in units of
     the noise. rotation: (B, 3, 3). shift_px: (B, 2), pixels of the training box. pixel_size_A: (B,),
-    of the training box. ctf_parameters: (B, 9). premultiplied, phase_flipped: (B,) bool.
+    of the training box. ctf_parameters: (B, 9). premultiplied, phase_flipped: (B,) bool. frequency_scale: (B,),
+    the volume's pixel over the image's, where images have other pixels than the volume.
     """
 
     row: Tensor
@@ -33,9 +34,10 @@ class Batch(TypedDict):
     ctf_parameters: Tensor
     premultiplied: Tensor
     phase_flipped: Tensor
+    frequency_scale: NotRequired[Tensor]
 
 
-def slice_coordinates(frequencies: Tensor, rotation: Tensor) -> Tensor:
+def slice_coordinates(frequencies: Tensor, rotation: Tensor, scale: Tensor | None = None) -> Tensor:
     """Where each image's frequencies lie in the volume's transform: (kx, ky, 0) @ R (P2).
 
     Parameters
@@ -44,13 +46,16 @@ def slice_coordinates(frequencies: Tensor, rotation: Tensor) -> Tensor:
         (P, 2), any unit.
     rotation
         (B, 3, 3).
+    scale
+        (B,) the volume's pixel over the image's, where they differ and frequencies are in cycles per pixel.
 
     Returns
     -------
     Tensor
-        (B, P, 3), same unit.
+        (B, P, 3), same unit, of the volume's pixel.
     """
-    return frequencies @ rotation[..., :2, :]
+    axes = rotation[..., :2, :]
+    return frequencies @ (axes if scale is None else axes * scale[..., None, None])
 
 
 def fold(coordinates: Tensor) -> tuple[Tensor, Tensor]:
