@@ -19,7 +19,7 @@ LATTICE = half_lattice(BOX, 2)
 
 @pytest.fixture
 def stack_of(tmp_path):
-    """Particles and complex transforms (N, P) -> a prepared stack that holds them; 8 px of an image became 4."""
+    """Particles and complex transforms (N, P) -> their prepared stack; 8 px of an image became 4."""
 
     def make(particles, values):
         fields, field = fields_of(particles)

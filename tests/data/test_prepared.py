@@ -180,7 +180,11 @@ def test_a_killed_build_goes_on_where_it_stopped(make_particles, noise, make, tm
     for name in ("images.f16", "particles.parquet"):
         assert (stack.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert [path.name for path in (tmp_path / "prepared").iterdir()] == [stack.folder.name]
-    assert sorted(path.name for path in stack.folder.iterdir()) == ["images.f16", "meta.json", "particles.parquet"]
+    assert sorted(path.name for path in stack.folder.iterdir()) == [
+        "images.f16",
+        "meta.json",
+        "particles.parquet",
+    ]
 
 
 def test_a_chunk_that_was_only_half_written_is_made_again(make_particles, noise, make, tmp_path, monkeypatch):

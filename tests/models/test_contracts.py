@@ -84,7 +84,9 @@ def test_an_encoder_reads_each_image_alone(make_model, batch, choice):
     mean, logvar = model.latent.encoder(seen)
     assert mean.shape == logvar.shape == (4, Z)
     for i in range(4):
-        alone = model.latent.encoder(Observation(*(None if part is None else part[i : i + 1] for part in seen)))
+        alone = model.latent.encoder(
+            Observation(*(None if part is None else part[i : i + 1] for part in seen))
+        )
         torch.testing.assert_close(alone[0], mean[i : i + 1])
         torch.testing.assert_close(alone[1], logvar[i : i + 1])
     assert (mean[0] - mean[1]).abs().max() > 1e-4

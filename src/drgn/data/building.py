@@ -1,4 +1,4 @@
-"""Build a prepared stack: read, transform and write chunks of images on all cores, so that a kill costs little.
+"""Build a prepared stack: read, transform and write chunks of images on all cores; a kill costs little.
 
 Chunks are read and transformed out of order and written in order, so that what is done is always a prefix of
 the file. How long it is stands in state.json, which is written only after the images it speaks of are safe on
@@ -157,14 +157,14 @@ def in_order(pool: ThreadPoolExecutor, task: Callable[[int], T], starts: range) 
         yield first, future.result()
 
 
-def require_space(folder: Path, needed: int) -> int:
+def require_space(folder: Path, needed: int, option: str = "dataset.cache") -> int:
     """Return the bytes free where a folder is (or will be); an InputError where they are too few."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise InputError(
-            f"the prepared images need {_bytes(needed)} in {folder}, where {_bytes(free)} are free; make room"
-            " there, or set dataset.cache=FOLDER on a larger disk, or a smaller dataset.box_size"
+            f"the images need {_bytes(needed)} in {folder}, where {_bytes(free)} are free; make room there,"
+            f" or give another folder as {option}=, or a smaller dataset.box_size"
         )
     return free
 
@@ -240,8 +240,8 @@ def write_images(
         if error.errno != errno.ENOSPC:
             raise
         raise InputError(
-            f"{path.parent.parent} is full: {done:,} of {len(plan):,} images are prepared; make room and start"
-            " again, which goes on from there"
+            f"{path.parent.parent} is full: {done:,} of {len(plan):,} images are prepared; make room and"
+            " start again, which goes on from there"
         ) from None
     return rejected
 

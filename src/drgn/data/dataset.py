@@ -47,7 +47,7 @@ class ParticleDataset(Dataset[Batch]):
         if len(missing):
             raise InputError(
                 f"{stack.folder} does not hold {len(missing)} of the {len(table)} images of"
-                f" {particles.source.path}, the first of them {table['key'].iloc[missing[0]]}; its images were"
+                f" {particles.source.path}, the first of them {table['key'].iloc[missing[0]]}; it was"
                 " made from other files or other options: prepare them again"
             )
         unusable = np.zeros(stack.meta.n, dtype=bool)

@@ -71,7 +71,7 @@ def fields_of(particles: Particles) -> tuple[list[Field], NDArray[np.int64]]:
 def box_and_pixel(
     particles: Particles,
 ) -> tuple[list[tuple[int, float]], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the different (box in pixels, pixel size in A), which of them each row has, and how many have it.
+    """Return the different (box in pixels, pixel size in A), which of them each row has, and their counts.
 
     Raises
     ------
@@ -84,7 +84,8 @@ def box_and_pixel(
     pixel_A = table["pixel_size_A"].to_numpy(np.float64)
     if not np.isfinite(pixel_A).all():
         raise InputError(
-            f"{particles.source.path} does not give the pixel size of its images; set dataset.pixel_size_A=VALUE"
+            f"{particles.source.path} does not give the pixel size of its images; set"
+            " dataset.pixel_size_A=VALUE"
         )
     boxes, box_of_row = np.unique(table["box_size_px"].to_numpy(), return_inverse=True)
     pixels, pixel_of_row = np.unique(pixel_A, return_inverse=True)
@@ -110,8 +111,8 @@ def require_box_size(box_size: int, fields: list[Field]) -> None:
     coarse = min(fields, key=lambda field: field.field_px)
     if coarse.field_px < box_size:
         raise InputError(
-            f"dataset.box_size={box_size}: some images have {coarse.original_pixel_size_A:.5g} A per pixel, so"
-            f" that the field of view of {fields[0].field_A:.5g} A has only {coarse.field_px} of their pixels"
-            f" and they would have to be enlarged; set dataset.box_size={default_box_size(fields)} or less, or"
-            " leave those images out"
+            f"dataset.box_size={box_size}: some images have {coarse.original_pixel_size_A:.5g} A per pixel,"
+            f" so that the field of view of {fields[0].field_A:.5g} A has only {coarse.field_px} of their"
+            f" pixels and they would have to be enlarged; set dataset.box_size={default_box_size(fields)} or"
+            " less, or leave those images out"
         )

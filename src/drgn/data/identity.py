@@ -1,4 +1,4 @@
-"""Which image each row of a prepared stack was made from: keys, stacks with their size and date, positions."""
+"""Which image each row of a prepared stack was made from: key, stack with its size and date, position."""
 
 import os
 from collections.abc import Sequence

@@ -150,7 +150,7 @@ class PreparedStack:
         return torch.view_as_complex(torch.from_numpy(self.images[rows].astype(np.float32)))
 
     def find(self, particles: Particles) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Row of this stack that holds each particle's image, (N,), -1 where none does; and its field (N,)."""
+        """Row of this stack that holds each particle's image (N,), -1 where none does; and its field (N,)."""
         files, stack = identity.source_files(particles)
         theirs, kind = fields_of(particles)
         number = [

@@ -12,7 +12,7 @@ from drgn.data.building import Cost
 
 
 class PrepareProgress:
-    """On a terminal a bar with images per second and the time left; elsewhere a line at the start and the end.
+    """On a terminal a bar with images per second and the time left; elsewhere a line at start and end.
 
     Examples
     --------

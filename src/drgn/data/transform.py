@@ -1,7 +1,7 @@
-"""From images to the half lattice of the training box: centre, window and crop, in three passes over memory.
+"""From images to the half lattice of the training box: background, window, crop and centre.
 
-Only what is kept is computed: the rows of an image are transformed as real numbers, and of the result only the
-columns inside Nyquist of the training box are transformed along y.
+Only what is kept is computed: the rows of an image are transformed as real numbers, and of the result only
+the columns inside Nyquist of the training box are transformed along y.
 """
 
 import threading
@@ -38,8 +38,8 @@ class FieldTransform:
     Attributes
     ----------
     energy
-        Sum of the squared window over the pixels of an image: the variance of every coefficient of white noise
-        of variance 1.
+        Sum of the squared window over the pixels: the variance that white noise of variance 1 has in every
+        coefficient.
     """
 
     def __init__(self, original: int, field_px: int, box_size: int, window: bool) -> None:
@@ -108,7 +108,7 @@ class FieldTransform:
         return square @ self._mean, square.mean(1) - difference.mean(1).square()
 
     def downsampled(self, images: Tensor) -> Tensor:
-        """Real images (n, D, D) float32 of the training box, grey values kept; see `physics.fourier.downsample`."""
+        """Images (n, D, D) float32 of the training box, grey values kept, as `physics.fourier.downsample`."""
         size, field, half = self.box_size, self.field_px, self.box_size // 2
         nothing = torch.zeros(())
         if size == field:
@@ -142,7 +142,6 @@ class FieldTransform:
 
     def _columns(self, block: Tensor, background: Tensor) -> Tensor:
         """Transform (n, D/2, L) complex64 at kx = 0..D/2-1 and every ky, x first."""
-        n, size = len(block), self.field_px
         field = self._placed(block, background)
         rows = torch.fft.rfft(field, dim=-1)[..., : self.box_size // 2]
         return torch.fft.fft(rows.transpose(1, 2).contiguous(), dim=-1)

@@ -1,7 +1,8 @@
 """MRC volumes and image stacks (MRC2014): header, memory-mapped reading, streaming and atomic writing.
 
-Images of a stack are read by their offset, so that one image of a stack larger than memory costs one image. Modes 0 (int8), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16) are read in both byte orders, also
-from old writers that left the machine stamp empty.
+Images of a stack are read by their offset, so that one image of a stack larger than memory costs one image.
+Modes 0 (int8), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16) are read in both byte orders, also from
+old writers that left the machine stamp empty.
 """
 
 import os
@@ -162,7 +163,7 @@ def write_volume(
 
 
 class StackReader:
-    """Images of one stack, read from a file that is opened on first use in each process; threads may share it.
+    """Images of one stack, read from a file opened on first use in each process; threads may share it.
 
     Raises
     ------
@@ -190,7 +191,7 @@ class StackReader:
         Neighbours in the stack are read as one piece. Raises InputError where the file became shorter.
         """
         if self._file is None:
-            self._file = open(self.header.path, "rb", buffering=0)
+            self._file = open(self.header.path, "rb", buffering=0)  # noqa: SIM115 (closed with the reader)
         indices = np.asarray(indices, dtype=np.int64)
         box, stored = self.box_size_px, self.header.dtype
         raw = np.empty((len(indices), box, box), dtype=stored)

@@ -92,8 +92,8 @@ class ImageReader:
                 images = np.empty((len(rows), *some.shape[1:]), dtype=np.float32)
             elif images.shape[1:] != some.shape[1:]:
                 raise InputError(
-                    f"{self._paths[stack]} has images of {some.shape[-1]} pixels, others of the same table have "
-                    f"{images.shape[-1]}; bring them to one box and pixel size first."
+                    f"{self._paths[stack]} has images of {some.shape[-1]} pixels, others of the same table"
+                    f" have {images.shape[-1]}; bring them to one box and pixel size first."
                 )
             images[places] = some
         return np.empty((0, 0, 0), dtype=np.float32) if images is None else images

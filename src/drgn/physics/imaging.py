@@ -21,8 +21,8 @@ class Batch(TypedDict):
     row: (B,) int64, row of the particle table. group: (B,) int64, the physical particle that the image shows;
     equal numbers share a latent, as the tilt images of one particle do. image: (B, P) complex64, in units of
     the noise. rotation: (B, 3, 3). shift_px: (B, 2), pixels of the training box. pixel_size_A: (B,),
-    of the training box. ctf_parameters: (B, 9). premultiplied, phase_flipped: (B,) bool. frequency_scale: (B,),
-    the volume's pixel over the image's, where images have other pixels than the volume.
+    of the training box. ctf_parameters: (B, 9). premultiplied, phase_flipped: (B,) bool.
+    frequency_scale: (B,), the volume's pixel over the image's, where some differ.
     """
 
     row: Tensor
