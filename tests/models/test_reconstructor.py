@@ -193,24 +193,3 @@ def test_what_is_not_modelled_is_not_in_the_volume():
     axis = torch.arange(BOX) - BOX // 2
     r2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
     assert transform[r2 >= (BOX / 2) ** 2].abs().max() < 1e-6 * transform.abs().max()
-
-
-def test_images_of_other_pixels_see_the_volume_at_its_own_frequencies(make_model, batch):
-    model = make_model().eval()
-    alike = model(batch)
-    ones = model({**batch, "frequency_scale": torch.ones(4)})
-    torch.testing.assert_close(ones.image, alike.image, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ones.posterior.mean, alike.posterior.mean, rtol=1e-4, atol=1e-5)
-    # an image whose pixel is larger than the volume's reaches less far into its transform
-    scale = torch.tensor([1.0, 0.9, 0.95, 1.0])
-    scaled = model({**batch, "frequency_scale": scale})
-    z = scaled.posterior.mean
-    coordinates = imaging.slice_coordinates(model.frequencies, batch["rotation"]) * scale[:, None, None]
-    slices_ = model._slices(coordinates, model._amplitude_at(coordinates), z)
-    contrast, phase = model._transfer(batch, batch["shift_px"])
-    expected = imaging.observe(slices_, contrast * model._multiplier(batch), phase)
-    torch.testing.assert_close(scaled.image, expected, rtol=1e-4, atol=1e-4)
-    changed = (scaled.posterior.mean - alike.posterior.mean).abs().amax(1)
-    assert changed[[0, 3]].max() < 1e-5 < changed[[1, 2]].min(), (
-        "the encoder puts the image at its own frequencies"
-    )
