@@ -22,8 +22,9 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from drgn.data.transform import FieldTransform
+from drgn.data.transform import FieldTransform, usable
 from drgn.errors import InputError
 from drgn.formats.stacks import ImageReader
 from drgn.physics.grids import half_lattice
@@ -120,6 +121,12 @@ class Plan:
             some = self.field[rows] == number
             values[some], good[some] = self._of_field(int(number), rows[some])
         return values, good
+
+    def variances(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Variance of the background and of everything, of the usable ones among images of one field."""
+        images = torch.from_numpy(self.reader(rows))
+        good = torch.from_numpy(usable(images))
+        return self.transforms[self.field[rows[0]]].variances(images if good.all() else images[good])
 
     def _of_field(self, number: int, rows: NDArray[np.int64]) -> tuple[Values, Good]:
         images = torch.from_numpy(self.reader(rows))

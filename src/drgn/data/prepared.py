@@ -16,8 +16,11 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ from drgn.data import building, identity
 from drgn.data.building import Cost, Plan
 from drgn.data.fields import Field, fields_of, require_box_size
 from drgn.data.identity import SourceFile
-from drgn.data.transform import FieldTransform, usable
+from drgn.data.transform import FieldTransform
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
 from drgn.formats.stacks import ImageReader
@@ -285,17 +288,18 @@ def _build(
     optics, names = images.optics
     group, codes = pd.factorize(optics * len(fields) + kinds)
     state_file = partial / "state.json"
-    if state_file.exists():
-        state = json.loads(state_file.read_text())
-    else:
-        # too small a disk is told before the noise is measured
-        building.require_space(partial.parent, len(plan) * plan.row_bytes)
-        state = {"done": 0, "rejected": [], "noise_std": _noise_std(plan, group, images.path).tolist()}
-    noise_std = np.array(state["noise_std"])
     energy = np.array([t.energy for t in transforms])
-    scale = 1 / (noise_std[group] * np.sqrt(energy[kinds]))  # noise variance 1
-    plan.scale = (scale * images.table["data_sign"].to_numpy()).astype(np.float32)
     with building.workers() as pool:
+        if state_file.exists():
+            state = json.loads(state_file.read_text())
+        else:
+            # too small a disk is told before the noise is measured
+            building.require_space(partial.parent, len(plan) * plan.row_bytes)
+            measured = _noise_std(plan, group, images.path, pool)
+            state = {"done": 0, "rejected": [], "noise_std": measured.tolist()}
+        noise_std = np.array(state["noise_std"])
+        scale = 1 / (noise_std[group] * np.sqrt(energy[kinds]))  # noise variance 1
+        plan.scale = (scale * images.table["data_sign"].to_numpy()).astype(np.float32)
         if say is not None:
             say(building.cost_of(plan, partial.parent, state["done"], pool))
         rejected = building.write_images(plan, partial / "images.f16", state_file, state, pool, progress)
@@ -330,7 +334,9 @@ def _build(
     state_file.unlink()
 
 
-def _noise_std(plan: Plan, group: NDArray[np.int64], path: str) -> NDArray[np.float64]:
+def _noise_std(
+    plan: Plan, group: NDArray[np.int64], path: str, pool: ThreadPoolExecutor
+) -> NDArray[np.float64]:
     """Standard deviation of the background in each group of images, over about 1,000 evenly spaced ones.
 
     Images far louder than the others do not count. Images without noise (simulated, for tests) are measured
@@ -338,30 +344,25 @@ def _noise_std(plan: Plan, group: NDArray[np.int64], path: str) -> NDArray[np.fl
     """
     sizes = np.bincount(group)
     share = max(_SAMPLE_OF_GROUP, _SAMPLE // len(sizes))
+    chunks, number_of_chunk = [], []
     by_group = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
-    variance = np.full(len(sizes), np.nan)
     for number, members in enumerate(by_group):
-        spread = np.linspace(0, len(members) - 1, min(len(members), share)).astype(np.int64)
-        variance[number] = _variance(plan, members[np.unique(spread)])
+        rows = members[np.unique(np.linspace(0, len(members) - 1, min(len(members), share)).astype(np.int64))]
+        parts = np.array_split(rows, -(-len(rows) // plan.chunk))
+        chunks += parts
+        number_of_chunk += [number] * len(parts)
+    measured = list(pool.map(plan.variances, chunks))
+    variance = np.full(len(sizes), np.nan)
+    for number, own in groupby(zip(number_of_chunk, measured, strict=True), key=itemgetter(0)):
+        parts = [pair for _, pair in own]
+        noise, total = (_without_outliers(torch.cat(values)) for values in zip(*parts, strict=True))
+        variance[number] = noise if noise > 1e-4 * total else total
     if not np.isfinite(variance).any():
         raise InputError(f"{path}: the images are empty (constant or not finite), not particles")
     return np.sqrt(np.where(np.isfinite(variance), variance, np.nanmean(variance)))
 
 
-def _variance(plan: Plan, rows: NDArray[np.int64]) -> float:
-    """Variance of the noise over images of one field, NaN where none is usable."""
-    transform = plan.transforms[plan.field[rows[0]]]
-    background, everything = [], []
-    for chunk in np.array_split(rows, -(-len(rows) // plan.chunk)):
-        images = torch.from_numpy(plan.reader(chunk))
-        of_ring, of_all = transform.variances(images[torch.from_numpy(usable(images))])
-        background.append(of_ring)
-        everything.append(of_all)
-    noise, total = _without_outliers(background), _without_outliers(everything)
-    return noise if noise > 1e-4 * total else total
-
-
-def _without_outliers(variances: list[Tensor]) -> float:
-    """Mean of the variances that are not far above their median."""
-    values = torch.cat(variances).double()
+def _without_outliers(variances: Tensor) -> float:
+    """Mean of the variances that are not far above their median; NaN of none."""
+    values = variances.double()
     return float(values[values <= 10 * values.median()].mean()) if len(values) else float("nan")

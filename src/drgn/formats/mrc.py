@@ -6,6 +6,7 @@ old writers that left the machine stamp empty.
 """
 
 import os
+import threading
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -181,6 +182,7 @@ class StackReader:
         self.n = n
         self.box_size_px = rows
         self._file: FileIO | None = None
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self.n
@@ -190,8 +192,9 @@ class StackReader:
 
         Neighbours in the stack are read as one piece. Raises InputError where the file became shorter.
         """
-        if self._file is None:
-            self._file = open(self.header.path, "rb", buffering=0)  # noqa: SIM115 (closed with the reader)
+        with self._lock:
+            if self._file is None:
+                self._file = open(self.header.path, "rb", buffering=0)  # noqa: SIM115 (closed with the reader)
         indices = np.asarray(indices, dtype=np.int64)
         box, stored = self.box_size_px, self.header.dtype
         raw = np.empty((len(indices), box, box), dtype=stored)
@@ -218,7 +221,10 @@ class StackReader:
             self._file.close()  # type: ignore[union-attr]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
+        return {**self.__dict__, "_file": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = {**state, "_lock": threading.Lock()}
 
 
 class StackWriter:
