@@ -168,6 +168,16 @@ def test_processes_share_an_epoch(n, world):
     assert len(rows) < n + 8 * world
 
 
+@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("n", [1, 20, 100])
+def test_each_batch_is_announced_once_and_some_batches_before_it_comes(n, world):
+    announced = []
+    sampler = Batches(*singles(n), 8, 0, world - 1, world, announced.append)
+    for number, batch in enumerate(sampler):
+        assert len(announced) == min(number + 4, len(sampler))
+        assert announced[number] is batch or np.array_equal(announced[number], batch)
+
+
 @pytest.mark.parametrize("seed", [None, 0])
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("particles", [40, 150, 4])  # 7 or 2 images each; 75, more than a batch

@@ -2,6 +2,7 @@ import errno
 import itertools
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -464,8 +465,10 @@ def test_rows_are_read_in_the_order_asked_for(make_particles, noise, make):
     stack = make(make_particles(noise(10, 16)))
     values = everything(stack)
     assert torch.equal(stack.read(np.array([7, 0, 7])), values[[7, 0, 7]])
+    stack.will_need(np.array([9, 0, 7]))  # a hint: nothing is to be seen of it
     assert values.dtype == torch.complex64
     assert torch.equal(everything(PreparedStack(stack.folder)), values)
+    assert torch.equal(everything(pickle.loads(pickle.dumps(stack))), values)  # as workers get it
 
 
 def test_memory_does_not_grow_with_the_number_of_images(make_particles, noise, make, monkeypatch):

@@ -155,7 +155,8 @@ class ParticleDataModule(pl.LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer and split else (0, 1)
         # evaluation needs no gradients: larger batches cost nothing
         size = self.batch_size if seed is not None else max(self.batch_size, 64)
-        sampler = Batches(rows, self.dataset.group.numpy()[rows], size, seed, rank, world)
+        group = self.dataset.group.numpy()[rows]
+        sampler = Batches(rows, group, size, seed, rank, world, self.dataset.will_need)
         return DataLoader(
             self.dataset,
             batch_size=None,

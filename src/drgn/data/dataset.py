@@ -1,6 +1,6 @@
 """Batches of prepared images with their poses and CTF, and the order they come in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ from drgn.formats.particles import Particles
 from drgn.physics import imaging
 from drgn.physics.ctf import PARAMETERS
 from drgn.physics.imaging import Batch
+
+_AHEAD = 3  # batches that the disk reads while one is trained on
 
 
 class ParticleDataset(Dataset[Batch]):
@@ -76,6 +78,10 @@ class ParticleDataset(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.stack_row)
+
+    def will_need(self, rows: NDArray[np.int64]) -> None:
+        """Let the system begin to read the images of a batch that comes soon."""
+        self.stack.will_need(self.stack_row[rows])
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Batch:
         index = torch.from_numpy(rows)
@@ -157,6 +163,8 @@ class Batches(Sampler[NDArray[np.int64]]):
         Of the order; None keeps the order of particles.
     rank, world_size
         This process, and how many there are. All get equally many batches.
+    will_need
+        Called with the rows of a batch some time before it is drawn.
     """
 
     def __init__(
@@ -167,9 +175,10 @@ class Batches(Sampler[NDArray[np.int64]]):
         seed: int | None,
         rank: int = 0,
         world_size: int = 1,
+        will_need: Callable[[NDArray[np.int64]], None] | None = None,
     ) -> None:
         self.batch_size, self.seed = batch_size, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self._will_need = rank, world_size, will_need
         self.epoch = 0
         _, particle = np.unique(group, return_inverse=True)
         order = np.argsort(particle, kind="stable")
@@ -205,5 +214,9 @@ class Batches(Sampler[NDArray[np.int64]]):
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         plan = self._plan()
-        for i in range(self.rank, -(-len(plan) // self.world_size) * self.world_size, self.world_size):
+        mine = range(self.rank, -(-len(plan) // self.world_size) * self.world_size, self.world_size)
+        for number, i in enumerate(mine):
+            if self._will_need is not None:
+                for later in mine[number + _AHEAD if number else 0 : number + _AHEAD + 1]:
+                    self._will_need(plan[later % len(plan)])
             yield plan[i % len(plan)]

@@ -11,6 +11,7 @@ needs no stack of its own.
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import platform
 import sys
@@ -146,11 +147,24 @@ class PreparedStack:
         self.meta = Meta(**json.loads((folder / "meta.json").read_text()))
         self.lattice = half_lattice(self.meta.box_size, 2)
         shape = (self.meta.n, len(self.lattice), 2)
-        self.images = np.memmap(folder / "images.f16", dtype=np.float16, mode="r", shape=shape)
+        with open(folder / "images.f16", "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._map.madvise(mmap.MADV_RANDOM)  # neighbours are not read with an image: they are not its batch
+        self.images = np.frombuffer(self._map, dtype=np.float16).reshape(shape)
+
+    def __reduce__(self) -> tuple[type["PreparedStack"], tuple[Path]]:
+        return PreparedStack, (self.folder,)  # another process maps the file itself
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """Transforms (len(rows), P) complex64."""
         return torch.view_as_complex(torch.from_numpy(self.images[rows].astype(np.float32)))
+
+    def will_need(self, rows: NDArray[np.int64]) -> None:
+        """Let the system begin to read images that are wanted soon; returns at once."""
+        length = self.images[0].nbytes
+        for row in np.sort(rows).tolist():
+            start = row * length // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, start, (row + 1) * length - start)
 
     def find(self, particles: Particles) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Row of this stack that holds each particle's image (N,), -1 where none does; and its field (N,)."""
