@@ -13,6 +13,7 @@ from drgn import __version__
 
 VERBS = {
     "simulate": "make images of a toy molecule, with known poses, CTF, states and noise",
+    "prepare": "crop and normalise images once for training, or write them smaller as .mrcs and .star",
     "train": "learn the ensemble of maps behind a set of particle images",
     "encode": "write the latent coordinates of a run's particles",
     "generate": "make volumes from a run, at given latent coordinates or at cluster centres",

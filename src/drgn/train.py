@@ -93,7 +93,7 @@ def train(
     from drgn.training.module import ReconstructionModule
 
     started = time.perf_counter()
-    _simulate(dataset)
+    make_toy_set(dataset)
     data = build({k: v for k, v in dataset.items() if k != "simulate"}, trust=trust, key="dataset")
     particles = data.particles
     particles.require_images()
@@ -141,7 +141,7 @@ def train(
         Draws(seed),
         Throughput(),
         EpochLine(),
-        BadBatches(particles.table["key"].tolist()),
+        BadBatches(particles.table["key"]),
         Pictures(),
         *(build(node, trust=trust, key=f"callbacks.{name}") for name, node in callbacks.items()),
     ]
@@ -206,8 +206,8 @@ def train(
     return score
 
 
-def _simulate(dataset: Mapping[str, Any]) -> None:
-    """Make the toy set on first use."""
+def make_toy_set(dataset: Mapping[str, Any]) -> None:
+    """Simulate the toy set on first use; other data sets stay as they are."""
     options = dataset.get("simulate")
     if options is not None and not Path(dataset["particles"]).exists():
         from drgn.command import bind
@@ -235,8 +235,8 @@ def _summary(data: Any, reconstructor: Any, path: Path) -> str:
     weights = sum(p.numel() for p in reconstructor.parameters())
     meta = data.dataset.stack.meta
     return (
-        f"{data.name}: {meta.n:,} particles, {len(data.rows(heldout=True)):,} of them held out, box"
-        f" {meta.box_size} px of {meta.pixel_size_A:.3f} A; z of {reconstructor.zdim} dimensions,"
+        f"{data.name}: {len(data.particles):,} particles, {len(data.rows(heldout=True)):,} of them held out,"
+        f" box {meta.box_size} px of {meta.pixel_size_A:.3f} A; z of {reconstructor.zdim} dimensions,"
         f" {weights:,} weights; writing to {path}"
     )
 

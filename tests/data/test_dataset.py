@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from drgn.data import identity
 from drgn.data.dataset import Batches, ParticleDataset
+from drgn.data.fields import fields_of
 from drgn.data.prepared import Meta, PreparedStack
 from drgn.errors import InputError
 from drgn.physics import imaging
@@ -17,9 +19,11 @@ LATTICE = half_lattice(BOX, 2)
 
 @pytest.fixture
 def stack_of(tmp_path):
-    """Complex transforms (N, P) -> a prepared stack that holds them; 8 px of an image became 4."""
+    """Particles and complex transforms (N, P) -> their prepared stack; 8 px of an image became 4."""
 
-    def make(values):
+    def make(particles, values):
+        fields, field = fields_of(particles)
+        files, stack = identity.source_files(particles)
         meta = Meta(
             n=len(values),
             box_size=BOX,
@@ -28,10 +32,14 @@ def stack_of(tmp_path):
             window=True,
             noise_std=1.0,
             density_scale=1.0,
+            fields=fields,
+            signal=[1.0] * len(fields),
+            sources=files,
         )
         folder = tmp_path / "stack"
         folder.mkdir(exist_ok=True)
         (folder / "meta.json").write_text(json.dumps(asdict(meta)))
+        identity.write(folder, particles.table, stack, field)
         torch.view_as_real(values).numpy().astype(np.float16).tofile(folder / "images.f16")
         return PreparedStack(folder)
 
@@ -53,7 +61,7 @@ def test_a_batch_is_what_the_table_says_of_its_rows(make_particles, stack_of):
         rlnAnglePsi=10.0 * np.arange(n),
     )
     values = normal(n, len(LATTICE))
-    dataset = ParticleDataset(particles, stack_of(values))
+    dataset = ParticleDataset(particles, stack_of(particles, values))
     assert len(dataset) == n
     rows = np.array([3, 1])
     batch = dataset[rows]
@@ -75,7 +83,7 @@ def test_images_without_a_ctf_have_a_ctf_of_one(make_particles, stack_of):
     names = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
     particles = make_particles(np.zeros((3, 32, 32)), **dict.fromkeys(names))
     assert not particles.has_ctf
-    batch = ParticleDataset(particles, stack_of(normal(3, len(LATTICE))))[np.arange(3)]
+    batch = ParticleDataset(particles, stack_of(particles, normal(3, len(LATTICE))))[np.arange(3)]
     contrast, _ = imaging.transfer(
         LATTICE.frequencies, batch["pixel_size_A"], batch["ctf_parameters"], batch["shift_px"]
     )
@@ -86,7 +94,7 @@ def test_images_without_poses_are_refused_with_the_way_out(make_particles, stack
     names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
     particles = make_particles(np.zeros((3, 32, 32)), **dict.fromkeys(names))
     with pytest.raises(InputError, match=r"particles\.star has no poses: .* dataset\.poses="):
-        ParticleDataset(particles, stack_of(normal(3, len(LATTICE))))
+        ParticleDataset(particles, stack_of(particles, normal(3, len(LATTICE))))
 
 
 @pytest.mark.parametrize("premultiplied", [False, True])
@@ -98,14 +106,14 @@ def test_the_amplitude_of_a_known_spectrum(make_particles, stack_of, premultipli
     )
     particles = type(particles)(table, particles.rotation, particles.source)
     truth = 4 * torch.exp(-5 * LATTICE.frequencies.norm(dim=1))  # 4 at the origin, 0.33 at Nyquist
-    batch = ParticleDataset(particles, stack_of(normal(n, len(LATTICE))))[np.arange(n)]
+    batch = ParticleDataset(particles, stack_of(particles, normal(n, len(LATTICE))))[np.arange(n)]
     contrast, _ = imaging.transfer(
         LATTICE.frequencies, batch["pixel_size_A"], batch["ctf_parameters"], batch["shift_px"]
     )
     images = truth * normal(n, len(LATTICE), seed=1) * contrast + normal(n, len(LATTICE), seed=2)
     if premultiplied:
         images = images * contrast
-    dataset = ParticleDataset(particles, stack_of(images))
+    dataset = ParticleDataset(particles, stack_of(particles, images))
     found = dataset.signal_amplitude(np.arange(n))
     assert found.dtype == torch.float32
     assert found.shape == (len(LATTICE),)
@@ -117,7 +125,8 @@ def test_the_amplitude_of_a_known_spectrum(make_particles, stack_of, premultipli
 
 
 def test_the_amplitude_of_noise_alone_is_small_and_not_zero(make_particles, stack_of):
-    dataset = ParticleDataset(make_particles(np.zeros((500, 32, 32))), stack_of(normal(500, len(LATTICE))))
+    particles = make_particles(np.zeros((500, 32, 32)))
+    dataset = ParticleDataset(particles, stack_of(particles, normal(500, len(LATTICE))))
     amplitude = dataset.signal_amplitude(np.arange(500))
     assert (amplitude > 0).all()
     assert amplitude.median() < 0.4
@@ -157,6 +166,16 @@ def test_processes_share_an_epoch(n, world):
     rows = np.concatenate([row for b in batches for row in b])
     assert set(rows) == set(range(100, 100 + n))
     assert len(rows) < n + 8 * world
+
+
+@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("n", [1, 20, 100])
+def test_each_batch_is_announced_once_and_some_batches_before_it_comes(n, world):
+    announced = []
+    sampler = Batches(*singles(n), 8, 0, world - 1, world, announced.append)
+    for number, batch in enumerate(sampler):
+        assert len(announced) == min(number + 4, len(sampler))
+        assert announced[number] is batch or np.array_equal(announced[number], batch)
 
 
 @pytest.mark.parametrize("seed", [None, 0])

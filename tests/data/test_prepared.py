@@ -1,14 +1,25 @@
+import errno
 import itertools
+import json
 import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from drgn.data import prepared
+from drgn.data import building, identity, prepared
+from drgn.data.dataset import ParticleDataset
 from drgn.data.prepared import PreparedStack, prepare
 from drgn.errors import InputError
 from drgn.physics import fourier
@@ -157,7 +168,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_killed_build_goes_on_where_it_stopped(make_particles, noise, make, tmp_path, monkeypatch, after):
-    monkeypatch.setattr(prepared, "_CHUNK", 16)
+    monkeypatch.setattr(building, "CHUNK_BYTES", 16 * 16 * 16 * 4)
     images = noise(60, 16)
     images[5] = np.nan
     particles = make_particles(images)
@@ -175,15 +186,19 @@ def test_a_killed_build_goes_on_where_it_stopped(make_particles, noise, make, tm
     done = []
     stack = make(particles, progress=lambda n, _: done.append(n))
     assert done == [16, 32, 48, 60][after:]
-    assert stack.meta == whole.meta
-    for name in ("images.f16", "meta.json"):
+    assert replace(stack.meta, provenance={}) == replace(whole.meta, provenance={})
+    for name in ("images.f16", "particles.parquet"):
         assert (stack.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert [path.name for path in (tmp_path / "prepared").iterdir()] == [stack.folder.name]
-    assert sorted(path.name for path in stack.folder.iterdir()) == ["images.f16", "meta.json"]
+    assert sorted(path.name for path in stack.folder.iterdir()) == [
+        "images.f16",
+        "meta.json",
+        "particles.parquet",
+    ]
 
 
 def test_a_chunk_that_was_only_half_written_is_made_again(make_particles, noise, make, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepared, "_CHUNK", 16)
+    monkeypatch.setattr(building, "CHUNK_BYTES", 16 * 16 * 16 * 4)
     particles = make_particles(noise(60, 16))
     whole = make(particles, cache="whole")
 
@@ -222,8 +237,6 @@ def test_whatever_the_stack_depends_on_is_in_its_name(make_particles, noise, mak
         "window": folder(window=False),
         "sign": folder(changed(data_sign=-1.0)),
         "pixel": folder(changed(pixel_size_A=5.0)),
-        "rows": folder(particles.select(np.arange(9))),
-        "order": folder(particles.select(np.arange(10)[::-1])),
     }
     os.utime(tmp_path / "particles.mrcs", ns=(0, 1))
     names["mtime"] = folder()
@@ -232,8 +245,203 @@ def test_whatever_the_stack_depends_on_is_in_its_name(make_particles, noise, mak
     assert folder(changed(defocus_u_A=9.0, shift_x_A=1.0)) == names["mtime"]
 
 
+@pytest.fixture
+def unbuildable(monkeypatch):
+    """A function: from now on no stack can be made."""
+    return lambda: monkeypatch.setattr(prepared, "_build", None)
+
+
+def test_a_selection_in_any_order_finds_its_images_in_the_stack(make_particles, noise, make, unbuildable):
+    images = noise(60, 16)
+    images[[3, 20]] = 0
+    particles = make_particles(images)
+    whole = make(particles)
+    values = everything(whole)
+    unbuildable()
+    rows = np.random.default_rng(0).permutation(60)[:40]
+    for chosen in (rows, np.arange(60)[::-1].copy(), np.array([20])):
+        some = particles.select(chosen)
+        stack = make(some)
+        assert stack.folder == whole.folder
+        dataset = ParticleDataset(some, stack)
+        assert len(dataset) == len(chosen)
+        assert torch.equal(dataset[np.arange(len(chosen))]["image"], values[chosen])
+        assert dataset.rejected.tolist() == np.isin(chosen, [3, 20]).tolist()
+
+
+def test_the_table_is_read_by_what_the_images_are_and_not_by_their_rows(make_particles, noise, make):
+    images = noise(30, 16)
+    order = np.random.default_rng(1).permutation(30)
+    particles = make_particles(
+        images,
+        rlnImageName=[f"{i + 1:06d}@particles.mrcs" for i in order],
+        rlnOriginXAngst=4.0 * order,
+    )
+    dataset = ParticleDataset(particles, make(particles, window=False))
+    batch = dataset[np.arange(30)]
+    assert batch["shift_px"][:, 0].tolist() == order.tolist()
+    expected = half_lattice(16, 2).gather(fourier.fft(torch.from_numpy(images[order]), 2)) / 16
+    torch.testing.assert_close(
+        batch["image"].to(torch.complex128), expected / dataset.stack.meta.noise_std, atol=2e-3, rtol=2e-3
+    )
+
+
+def test_other_images_do_not_pass_for_those_of_a_stack(make_particles, noise, make, tmp_path, unbuildable):
+    particles = make_particles(noise(20, 16))
+    stack = make(particles)
+    unbuildable()
+    table = particles.table
+    same = {"cache": "prepared"}
+
+    def changed(**columns):
+        return type(particles)(table.assign(**columns), particles.rotation, particles.source).select(
+            np.arange(9)
+        )
+
+    for other in (
+        changed(data_sign=-1.0),
+        changed(pixel_size_A=4.1),
+        make_particles(noise(20, 16), name="other"),
+    ):
+        with pytest.raises(TypeError):  # it would be made anew
+            make(other, **same)
+        with pytest.raises(
+            InputError, match=r"does not hold .* of the .* images of .*\.star, the first of them 0"
+        ):
+            ParticleDataset(other, stack)
+    for options in ({"box_size": 14}, {"window": False}):
+        with pytest.raises(TypeError):
+            make(particles, **options)
+    os.utime(tmp_path / "particles.mrcs", ns=(0, 1))
+    with pytest.raises(TypeError):
+        make(particles.select(np.arange(5)))
+
+
+def test_the_folder_says_what_is_in_it(make_particles, noise, make):
+    particles = make_particles(noise(12, 16)).select(np.arange(12)[::-1])
+    stack = make(particles)
+    assert identity.keys(stack.folder).tolist() == [f"{i + 1:06d}@particles.mrcs" for i in range(12)]
+    told = stack.meta.provenance
+    assert told["particles"] == particles.source.path
+    assert {"drgn", "date", "host", "command"} < set(told)
+    (source,) = stack.meta.sources
+    assert os.stat(source.path).st_size == source.size
+
+
+def test_keys_of_many_images_are_small_and_quick(tmp_path):
+    n = 200_000
+    number = pd.Series(np.arange(n))
+    stack = number // 100
+    key = (
+        (number % 100 + 1).astype(str).str.zfill(6)
+        + "@Extract/job012/Micrographs/FoilHole_"
+        + stack.astype(str)
+    )
+    table = pd.DataFrame({"key": key, "image_index": number % 100, "data_sign": 1.0})
+    identity.write(tmp_path, table, stack.to_numpy(), np.zeros(n, int))
+    assert (tmp_path / identity.FILE).stat().st_size < 4 * n
+    files = [identity.SourceFile(str(i), 0, 0) for i in range(n // 100)]
+    wanted = np.random.default_rng(0).permutation(n)[:1000]
+    rows = identity.find_rows(
+        tmp_path, files, files, wanted // 100, wanted % 100, np.ones(1000), np.zeros(1000, int)
+    )
+    assert np.array_equal(rows, wanted)
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_read(
+    make_particles, noise, make, monkeypatch, tmp_path
+):
+    particles = make_particles(noise(100, 16))
+    free = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    monkeypatch.setattr(prepared, "_noise_std", None)
+    needed = f"{100 * len(half_lattice(16, 2)) * 4 / 1000:.3g} kB"
+    with pytest.raises(
+        InputError, match=rf"need {needed} in .*prepared, where 10 kB are free.* dataset\.cache="
+    ):
+        make(particles)
+
+
+def test_a_disk_that_fills_up_is_a_sentence(make_particles, noise, make, monkeypatch):
+    def full(file, values):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(building, "_write", full)
+    with pytest.raises(InputError, match="prepared is full: 0 of 10 images are prepared; make room"):
+        make(make_particles(noise(10, 16)))
+
+
+def test_the_cost_is_told_before_it_starts(make_particles, noise, tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "CHUNK_BYTES", 16 * 16 * 16 * 4)
+    said = []
+    particles = make_particles(noise(800, 16))
+    cache = tmp_path / "told"
+    prepare(
+        particles,
+        box_size=16,
+        window=True,
+        cache=cache,
+        say=said.append,
+        progress=lambda done, total: said.append(done),
+    )
+    cost = said[0]
+    assert (cost.images, cost.folder) == (800, cache)
+    assert cost.disk_bytes == next(cache.glob("*/images.f16")).stat().st_size
+    assert cost.seconds > 0
+    assert cost.memory_bytes > 1e6
+    assert said[-1] == 800
+    assert f"800 images, {cost.disk_bytes / 1000:.3g} kB on disk in {cache}" in str(cost)
+    assert "min" in str(replace(cost, seconds=300.0))
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from drgn.data import building
+from drgn.data.prepared import prepare
+from drgn.formats.particles import Particles
+
+building.CHUNK_BYTES, building._SYNC_S = 16 * 16 * 16 * 4, 0.05
+def progress(done, total):
+    time.sleep(0.02)
+particles, cache = Particles.from_file(sys.argv[1]), Path(sys.argv[2])
+prepare(particles, box_size=16, window=True, cache=cache, progress=progress)
+"""
+
+
+def test_a_build_killed_outright_goes_on(make_particles, noise, make, tmp_path, environment):
+    particles = make_particles(noise(3200, 16))
+    whole = make(particles, cache="whole")
+    cache = tmp_path / "prepared"
+    child = subprocess.Popen([sys.executable, "-c", KILLED, particles.source.path, cache], env=environment)
+    for _ in range(400):
+        states = [json.loads(path.read_text())["done"] for path in cache.glob("*/state.json")]
+        if states and states[0] >= 160:
+            break
+        time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    (state,) = cache.glob("*.partial/state.json")
+    at = json.loads(state.read_text())["done"]
+    assert 160 <= at < 3200
+    done = []
+    stack = make(particles, progress=lambda n, _: done.append(n))
+    assert done[0] > at
+    assert (stack.folder / "images.f16").read_bytes() == (whole.folder / "images.f16").read_bytes()
+
+
+def test_threads_of_torch_are_as_before(make_particles, noise, make):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        make(make_particles(noise(5, 16)))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_of_two_processes_one_makes_the_stack(make_particles, noise, make, monkeypatch, tmp_path):
-    monkeypatch.setattr(prepared, "_CHUNK", 8)
+    monkeypatch.setattr(building, "CHUNK_BYTES", 8 * 16 * 16 * 4)
     particles = make_particles(noise(80, 16))
     started, waiting = threading.Event(), threading.Event()
     done = []
@@ -257,12 +465,14 @@ def test_rows_are_read_in_the_order_asked_for(make_particles, noise, make):
     stack = make(make_particles(noise(10, 16)))
     values = everything(stack)
     assert torch.equal(stack.read(np.array([7, 0, 7])), values[[7, 0, 7]])
+    stack.will_need(np.array([9, 0, 7]))  # a hint: nothing is to be seen of it
     assert values.dtype == torch.complex64
     assert torch.equal(everything(PreparedStack(stack.folder)), values)
+    assert torch.equal(everything(pickle.loads(pickle.dumps(stack))), values)  # as workers get it
 
 
 def test_memory_does_not_grow_with_the_number_of_images(make_particles, noise, make, monkeypatch):
-    monkeypatch.setattr(prepared, "_CHUNK", 16)
+    monkeypatch.setattr(building, "CHUNK_BYTES", 16 * 16 * 16 * 4)
     peaks = []
     for n in (1200, 2400):
         particles = make_particles(noise(n, 16), name=f"stack{n}")

@@ -9,6 +9,7 @@ import torch
 from drgn.hints import groups
 from drgn.models.encoders import Observation
 from drgn.models.latents import Posterior
+from drgn.physics import imaging
 
 CHOICES = groups("train")
 ENCODINGS, DECODERS = CHOICES["model/encoding"], CHOICES["model/decoder"]
@@ -84,7 +85,9 @@ def test_an_encoder_reads_each_image_alone(make_model, batch, choice):
     mean, logvar = model.latent.encoder(seen)
     assert mean.shape == logvar.shape == (4, Z)
     for i in range(4):
-        alone = model.latent.encoder(Observation(*(part[i : i + 1] for part in seen)))
+        alone = model.latent.encoder(
+            Observation(*(None if part is None else part[i : i + 1] for part in seen))
+        )
         torch.testing.assert_close(alone[0], mean[i : i + 1])
         torch.testing.assert_close(alone[1], logvar[i : i + 1])
     assert (mean[0] - mean[1]).abs().max() > 1e-4
@@ -196,3 +199,24 @@ def test_a_volume_is_a_finite_real_box(make_model, batch, overrides):
     assert not volume.requires_grad
     torch.testing.assert_close(model.volume(*latent_of(model), chunk=100), volume)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_images_of_other_pixels_see_the_volume_at_its_own_frequencies(make_model, batch):
+    model = make_model().eval()
+    alike = model(batch)
+    ones = model({**batch, "frequency_scale": torch.ones(4)})
+    torch.testing.assert_close(ones.image, alike.image, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ones.posterior.mean, alike.posterior.mean, rtol=1e-4, atol=1e-5)
+    # an image whose pixel is larger than the volume's reaches less far into its transform
+    scale = torch.tensor([1.0, 0.9, 0.95, 1.0])
+    scaled = model({**batch, "frequency_scale": scale})
+    z = scaled.posterior.mean
+    coordinates = imaging.slice_coordinates(model.frequencies, batch["rotation"]) * scale[:, None, None]
+    slices_ = model._slices(coordinates, model._amplitude_at(coordinates), z)
+    contrast, phase = model._transfer(batch, batch["shift_px"])
+    expected = imaging.observe(slices_, contrast * model._multiplier(batch), phase)
+    torch.testing.assert_close(scaled.image, expected, rtol=1e-4, atol=1e-4)
+    changed = (scaled.posterior.mean - alike.posterior.mean).abs().amax(1)
+    assert changed[[0, 3]].max() < 1e-5 < changed[[1, 2]].min(), (
+        "the encoder puts the image at its own frequencies"
+    )

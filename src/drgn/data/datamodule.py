@@ -1,17 +1,18 @@
 """The one LightningDataModule: a particle file becomes training, held-out and complete batches."""
 
-import sys
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from drgn.data.dataset import Batches, ParticleDataset, require_poses
-from drgn.data.prepared import PreparedStack, prepare, require_box_size
+from drgn.data.fields import default_box_size, fields_of, require_box_size
+from drgn.data.prepared import PreparedStack, prepare
+from drgn.data.progress import PrepareProgress
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
 from drgn.physics.imaging import Batch
@@ -96,51 +97,55 @@ class ParticleDataModule(pl.LightningDataModule):
             raise InputError(f"{self._path} is not there: {self._download}")
         return Particles.from_file(self._path, **self._options)  # type: ignore[arg-type]
 
-    @property
+    @cached_property
     def box_size(self) -> int:
-        """Training box in pixels; an odd box of the images is cropped by one."""
-        original = self.particles.box_size
-        box_size = self._box_size if self._box_size is not None else original - original % 2
-        require_box_size(box_size, original)
+        """Training box in pixels; by default the largest even one that no image has to be enlarged for."""
+        fields, _ = fields_of(self.particles)
+        box_size = self._box_size if self._box_size is not None else default_box_size(fields)
+        require_box_size(box_size, fields)
         return box_size
 
     def prepare_data(self) -> None:
         """Make the prepared stack where it is not there yet (one process does)."""
         require_poses(self.particles)  # not after an hour of preparing
-        self._open(_progress_line)
+        self.prepare()
 
-    def _open(self, progress: Callable[[int, int], None] | None = None) -> PreparedStack:
-        return prepare(
-            self.particles,
-            box_size=self.box_size,
-            window=self.window,
-            cache=self.cache,
-            progress=progress,
-        )
+    def prepare(self) -> PreparedStack:
+        """Open the prepared stack, making it where it is not there yet, with or without poses."""
+        with PrepareProgress() as shown:
+            return prepare(
+                self.particles,
+                box_size=self.box_size,
+                window=self.window,
+                cache=self.cache,
+                say=shown.say,
+                progress=shown.update,
+            )
 
     @cached_property
     def dataset(self) -> ParticleDataset:
         """The batches of the whole table; the stack must be prepared."""
-        return ParticleDataset(self.particles, self._open())
+        return ParticleDataset(self.particles, self.prepare())
 
     @cached_property
     def rejected(self) -> list[str]:
         """Keys of the particles whose image is constant or not finite."""
-        return self.particles.table["key"].iloc[self.dataset.stack.meta.rejected].tolist()
+        return self.particles.table["key"][self.dataset.rejected].tolist()
 
     @cached_property
     def heldout(self) -> NDArray[np.bool_]:
         """Which rows are held out, (N,)."""
-        groups, group_of_row = np.unique(self.particles.table["group"].to_numpy(str), return_inverse=True)
+        # groups in the order of their names: the same split for every order of the table
+        group_of_row, groups = pd.factorize(self.particles.table["group"], sort=True)
         count = round(self.heldout_fraction * len(groups))
-        chosen = np.random.default_rng([self.seed, 1]).permutation(len(groups))[:count]
-        return np.isin(group_of_row, chosen)
+        chosen = np.zeros(len(groups), dtype=bool)
+        chosen[np.random.default_rng([self.seed, 1]).permutation(len(groups))[:count]] = True
+        heldout: NDArray[np.bool_] = chosen[group_of_row]
+        return heldout
 
     def rows(self, heldout: bool) -> NDArray[np.int64]:
         """Rows of the held-out or of the training particles, rejected ones left out."""
-        usable = np.ones(len(self.particles), dtype=bool)
-        usable[self.dataset.stack.meta.rejected] = False
-        rows = np.flatnonzero(usable & (self.heldout == heldout))
+        rows = np.flatnonzero(~self.dataset.rejected & (self.heldout == heldout))
         if not heldout and len(rows) == 0:
             raise InputError(f"{self._path}: no usable image is left for training")
         return rows
@@ -150,7 +155,8 @@ class ParticleDataModule(pl.LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer and split else (0, 1)
         # evaluation needs no gradients: larger batches cost nothing
         size = self.batch_size if seed is not None else max(self.batch_size, 64)
-        sampler = Batches(rows, self.dataset.group.numpy()[rows], size, seed, rank, world)
+        group = self.dataset.group.numpy()[rows]
+        sampler = Batches(rows, group, size, seed, rank, world, self.dataset.will_need)
         return DataLoader(
             self.dataset,
             batch_size=None,
@@ -172,13 +178,3 @@ class ParticleDataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Every row of the table in order, on every process."""
         return self._loader(np.arange(len(self.particles)), None, split=False)
-
-
-def _progress_line(done: int, total: int) -> None:
-    """Rewrite one line on a terminal; say only the end elsewhere."""
-    if sys.stderr.isatty():
-        print(
-            f"\rpreparing images: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr
-        )
-    elif done == total:
-        print(f"prepared {total:,} images", file=sys.stderr)

@@ -1,8 +1,9 @@
 """Batches of prepared images with their poses and CTF, and the order they come in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +16,8 @@ from drgn.physics import imaging
 from drgn.physics.ctf import PARAMETERS
 from drgn.physics.imaging import Batch
 
+_AHEAD = 3  # batches that the disk reads while one is trained on
+
 
 class ParticleDataset(Dataset[Batch]):
     """Indexed by an array of rows, not by one: each item is a whole batch (see `models.reconstructor.Batch`).
@@ -24,42 +27,78 @@ class ParticleDataset(Dataset[Batch]):
     particles
         The table.
     stack
-        Its prepared stack, in the same order.
+        A prepared stack that holds its images, in any order and beside others.
+
+    Attributes
+    ----------
+    rejected
+        (N,) bool, rows whose image cannot be used.
+
+    Raises
+    ------
+    InputError
+        There are no poses, or an image is not in the stack.
     """
 
     def __init__(self, particles: Particles, stack: PreparedStack) -> None:
         rotation = require_poses(particles)
         table = particles.table
         self.stack = stack
-        _, group = np.unique(table["group"].to_numpy(str), return_inverse=True)
+        self.stack_row, field = stack.find(particles)
+        missing = np.flatnonzero(self.stack_row < 0)
+        if len(missing):
+            raise InputError(
+                f"{stack.folder} does not hold {len(missing)} of the {len(table)} images of"
+                f" {particles.source.path}, the first of them {table['key'].iloc[missing[0]]}; it was"
+                " made from other files or other options: prepare them again"
+            )
+        unusable = np.zeros(stack.meta.n, dtype=bool)
+        unusable[stack.meta.rejected] = True
+        self.rejected = unusable[self.stack_row]
+        # the order of names, not of rows: the same for every order of the table
+        group, _ = pd.factorize(table["group"], sort=True)
         self.group = torch.from_numpy(group.astype(np.int64))
         self.rotation = torch.from_numpy(rotation.astype(np.float32))
         shift_A = table[["shift_x_A", "shift_y_A"]].to_numpy(np.float64)
-        self.shift_px = torch.from_numpy(np.nan_to_num(shift_A) / stack.meta.pixel_size_A).float()
+        meta = stack.meta
+        pixel_A = np.array([f.field_A for f in meta.fields])[field] / meta.box_size
+        self.shift_px = torch.from_numpy(np.nan_to_num(shift_A) / pixel_A[:, None]).float()
+        self.pixel_size_A = torch.from_numpy(pixel_A).float()
+        self.frequency_scale = None
+        if len(meta.fields) > 1:
+            self.frequency_scale = torch.from_numpy(meta.pixel_size_A / pixel_A).float()
         if particles.has_ctf:
-            parameters = table[list(PARAMETERS)].to_numpy(np.float64)
+            parameters = table[list(PARAMETERS)].to_numpy(np.float64, copy=True)
         else:  # images without CTF are images with CTF 1: amplitude contrast alone, at no defocus
             parameters = np.tile([0.0, 0.0, 0.0, 0.0, 300.0, 0.0, 1.0, 0.0, 1.0], (len(table), 1))
+        parameters[:, PARAMETERS.index("ctf_scale")] *= np.array(meta.signal)[field]
         self.ctf_parameters = torch.tensor(parameters, dtype=torch.float32)
         self.premultiplied = torch.from_numpy(table["ctf_premultiplied"].to_numpy(bool).copy())
         self.phase_flipped = torch.from_numpy(table["phase_flipped"].to_numpy(bool).copy())
 
     def __len__(self) -> int:
-        return self.stack.meta.n
+        return len(self.stack_row)
+
+    def will_need(self, rows: NDArray[np.int64]) -> None:
+        """Let the system begin to read the images of a batch that comes soon."""
+        self.stack.will_need(self.stack_row[rows])
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Batch:
         index = torch.from_numpy(rows)
-        return Batch(
+        batch = Batch(
             row=index,
             group=self.group[index],
-            image=self.stack.read(rows),
+            image=self.stack.read(self.stack_row[rows]),
             rotation=self.rotation[index],
             shift_px=self.shift_px[index],
-            pixel_size_A=torch.full((len(rows),), self.stack.meta.pixel_size_A),
+            pixel_size_A=self.pixel_size_A[index],
             ctf_parameters=self.ctf_parameters[index],
             premultiplied=self.premultiplied[index],
             phase_flipped=self.phase_flipped[index],
         )
+        if self.frequency_scale is not None:
+            batch["frequency_scale"] = self.frequency_scale[index]
+        return batch
 
     def signal_amplitude(self, rows: NDArray[np.int64], limit: int = 2000) -> Tensor:
         """Expected root-mean-square of the volume's transform at each frequency of the image lattice, (P,).
@@ -124,6 +163,8 @@ class Batches(Sampler[NDArray[np.int64]]):
         Of the order; None keeps the order of particles.
     rank, world_size
         This process, and how many there are. All get equally many batches.
+    will_need
+        Called with the rows of a batch some time before it is drawn.
     """
 
     def __init__(
@@ -134,9 +175,10 @@ class Batches(Sampler[NDArray[np.int64]]):
         seed: int | None,
         rank: int = 0,
         world_size: int = 1,
+        will_need: Callable[[NDArray[np.int64]], None] | None = None,
     ) -> None:
         self.batch_size, self.seed = batch_size, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self._will_need = rank, world_size, will_need
         self.epoch = 0
         _, particle = np.unique(group, return_inverse=True)
         order = np.argsort(particle, kind="stable")
@@ -172,5 +214,9 @@ class Batches(Sampler[NDArray[np.int64]]):
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         plan = self._plan()
-        for i in range(self.rank, -(-len(plan) // self.world_size) * self.world_size, self.world_size):
+        mine = range(self.rank, -(-len(plan) // self.world_size) * self.world_size, self.world_size)
+        for number, i in enumerate(mine):
+            if self._will_need is not None:
+                for later in mine[number + _AHEAD if number else 0 : number + _AHEAD + 1]:
+                    self._will_need(plan[later % len(plan)])
             yield plan[i % len(plan)]

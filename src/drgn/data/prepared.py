@@ -2,31 +2,50 @@
 
 Each image is kept as the half of its Fourier transform inside Nyquist of the training box (see
 `physics.grids.half_lattice`), in half precision and in units of the noise: the noise of every coefficient has
-variance 1. The folder's name is a hash of everything the file was made from.
+variance 1. A folder holds images.f16, particles.parquet (which image each row is, see `data.identity`) and
+meta.json; its name is a hash of everything that the images were made from. Rows stand in the order of the
+source stacks, whatever the order of the table, and a table finds its images by what they are: a selection
+needs no stack of its own.
 """
 
 import fcntl
 import hashlib
 import json
+import mmap
 import os
+import platform
+import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from drgn import __version__
+from drgn.data import building, identity
+from drgn.data.building import Cost, Plan
+from drgn.data.fields import Field, fields_of, require_box_size
+from drgn.data.identity import SourceFile
+from drgn.data.transform import FieldTransform
 from drgn.errors import InputError
-from drgn.formats.particles import Particles, read_images
-from drgn.physics import fourier, masks
+from drgn.formats.particles import Particles
+from drgn.formats.stacks import ImageReader
 from drgn.physics.grids import half_lattice
 
-_FORMAT = 1  # raised when the content of a prepared stack changes
-_CHUNK = 512  # images transformed at a time: memory does not grow with the number of particles
-_BACKGROUND = 0.9  # the background ring starts here, in half boxes
+_FORMAT = 2  # raised when the content of a prepared stack changes
+_COLUMNS = ["key", "image_path", "image_index", "data_sign", "optics_group"]
+_SAMPLE = 1000  # images that the noise is measured on
+_SAMPLE_OF_GROUP = 20  # and at least so many of each optics group, where it has them
 
 
 @dataclass
@@ -36,15 +55,27 @@ class Meta:
     Attributes
     ----------
     n, box_size, original_box_size, pixel_size_A
-        Images, training box, box of the particle images, pixel size of the training box.
+        Images, training box, box of the particle images, pixel size of the training box; of the reference
+        field, which most images have.
     noise_std
-        Of the particle images' background, in their grey values.
+        Of the particle images' background in the largest optics group, in their grey values.
     density_scale
-        Grey values of the particle images per unit of the prepared transform, for a volume's inverse
-        transform on the training box.
+        Grey values of those images per unit of the prepared transform, for a volume's inverse transform on
+        the training box.
     rejected
         Rows whose image is constant, not finite, or too far above the noise to be kept in half precision;
         they hold zeros and are never used.
+    fields
+        See `data.fields.Field`; the first is the reference.
+    signal
+        How much larger the signal of each field is in units of its noise than that of the reference, because
+        more or less empty background is seen.
+    noise
+        Standard deviation of the noise by optics group and field.
+    sources
+        See `data.identity.SourceFile`.
+    provenance
+        Program, date, host, command and particle file.
     """
 
     n: int
@@ -55,6 +86,49 @@ class Meta:
     noise_std: float
     density_scale: float
     rejected: list[int] = field(default_factory=list)
+    fields: list[Field] = field(default_factory=list)
+    signal: list[float] = field(default_factory=list)
+    noise: list[dict[str, Any]] = field(default_factory=list)
+    sources: list[SourceFile] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    format: int = _FORMAT
+
+    def __post_init__(self) -> None:  # from JSON
+        self.fields = [f if isinstance(f, Field) else Field(**f) for f in self.fields]
+        self.sources = [SourceFile(*source) for source in self.sources]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Source images in the order of the stack that is made of them.
+
+    Attributes
+    ----------
+    path
+        The particle file.
+    table
+        Some columns of the particle table, (N,).
+    files, stack
+        The stacks, and which of them each image is in (N,).
+    fields, field
+        The fields of view, and which of them each image has (N,).
+    """
+
+    path: str
+    table: pd.DataFrame
+    files: list[SourceFile]
+    stack: NDArray[np.int64]
+    fields: list[Field]
+    field: NDArray[np.int64]
+
+    @property
+    def optics(self) -> tuple[NDArray[np.int64], "pd.Index[str]"]:
+        """Optics group of each image, and their names."""
+        return pd.factorize(self.table["optics_group"])
+
+    def reader(self) -> ImageReader:
+        """Of the images by row."""
+        return ImageReader(self.table["image_path"], self.table["image_index"].to_numpy())
 
 
 class PreparedStack:
@@ -73,11 +147,44 @@ class PreparedStack:
         self.meta = Meta(**json.loads((folder / "meta.json").read_text()))
         self.lattice = half_lattice(self.meta.box_size, 2)
         shape = (self.meta.n, len(self.lattice), 2)
-        self.images = np.memmap(folder / "images.f16", dtype=np.float16, mode="r", shape=shape)
+        with open(folder / "images.f16", "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._map.madvise(mmap.MADV_RANDOM)  # neighbours are not read with an image: they are not its batch
+        self.images = np.frombuffer(self._map, dtype=np.float16).reshape(shape)
+
+    def __reduce__(self) -> tuple[type["PreparedStack"], tuple[Path]]:
+        return PreparedStack, (self.folder,)  # another process maps the file itself
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """Transforms (len(rows), P) complex64."""
         return torch.view_as_complex(torch.from_numpy(self.images[rows].astype(np.float32)))
+
+    def will_need(self, rows: NDArray[np.int64]) -> None:
+        """Let the system begin to read images that are wanted soon; returns at once."""
+        length = self.images[0].nbytes
+        for row in np.sort(rows).tolist():
+            start = row * length // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, start, (row + 1) * length - start)
+
+    def find(self, particles: Particles) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row of this stack that holds each particle's image (N,), -1 where none does; and its field (N,)."""
+        files, stack = identity.source_files(particles)
+        theirs, kind = fields_of(particles)
+        number = [
+            next((i for i, f in enumerate(self.meta.fields) if _same(f, other)), -1) for other in theirs
+        ]
+        of_field = np.array(number, dtype=np.int64)[kind]
+        table = particles.table
+        rows = identity.find_rows(
+            self.folder,
+            self.meta.sources,
+            files,
+            stack,
+            table["image_index"].to_numpy(np.int64),
+            table["data_sign"].to_numpy(np.float64),
+            of_field,
+        )
+        return rows, of_field
 
 
 def prepare(
@@ -86,9 +193,10 @@ def prepare(
     box_size: int,
     window: bool,
     cache: Path,
+    say: Callable[[Cost], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparedStack:
-    """Open the prepared stack of these particles, making it first where it is not there yet.
+    """Open a prepared stack that holds these particles, making it first where there is none yet.
 
     A killed build goes on where it stopped; an unfinished stack never has the finished name. Of several
     processes that want the same stack one makes it, the others wait.
@@ -96,156 +204,179 @@ def prepare(
     Parameters
     ----------
     particles
-        The table; its order is the order of the stack.
+        The table, in any order.
     box_size
         Training box D in pixels, even, at most the box of the images.
     window
         Whether to multiply by a soft round window.
     cache
         Folder of all prepared stacks.
+    say
+        Called with what it will cost, before it is made.
     progress
         Called with (images done, images in all).
 
     Raises
     ------
     InputError
-        An image is not there, or the box is odd or too large.
+        An image is not there, the box is odd or too large, or the disk too small.
     """
-    require_box_size(box_size, particles.box_size)
     particles.require_images()
-    folder = cache / _key(particles, box_size, window)
-    if not (folder / "meta.json").exists():
-        partial = folder.with_name(folder.name + ".partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = os.open(partial, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (folder / "meta.json").exists():
-                _build(particles, partial, box_size, window, progress)
-                os.replace(partial, folder)
-            else:
-                with suppress(OSError):  # empty, or renamed by the process that was waited for
-                    partial.rmdir()
-        finally:
-            os.close(lock)
+    fields, field_of_row = fields_of(particles)
+    require_box_size(box_size, fields)
+    files, stack_of_row = identity.source_files(particles)
+    # as the images lie on the disk
+    order = np.lexsort((particles.table["image_index"].to_numpy(), stack_of_row))
+    ordered = particles.table[_COLUMNS].iloc[order].reset_index(drop=True)
+    images = Images(particles.source.path, ordered, files, stack_of_row[order], fields, field_of_row[order])
+    folder = cache / _key(images, box_size, window)
+    found = _finished(particles, cache, folder, files, box_size, window)
+    if found is not None:
+        return found
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "meta.json").exists():
+            _build(images, partial, box_size, window, say, progress)
+            os.fsync(lock)
+            os.replace(partial, folder)
+        else:
+            with suppress(OSError):  # empty, or renamed by the process that was waited for
+                partial.rmdir()
+    finally:
+        os.close(lock)
     return PreparedStack(folder)
 
 
-def require_box_size(box_size: int, original: int) -> None:
-    """Raise an InputError where images of box `original` cannot be cropped to `box_size`."""
-    if box_size % 2 or not 8 <= box_size <= original:
-        raise InputError(
-            f"dataset.box_size={box_size}: expected an even number from 8 to the images' box, {original}"
-        )
+def _finished(
+    particles: Particles,
+    cache: Path,
+    folder: Path,
+    files: list[SourceFile],
+    box_size: int,
+    window: bool,
+) -> PreparedStack | None:
+    """Look for a finished stack that holds all these images, the one made for them first."""
+    if (folder / "meta.json").exists():
+        return PreparedStack(folder)
+    others = [path.parent for path in sorted(cache.glob("*/meta.json")) if path.parent.suffix != ".partial"]
+    for other in others:
+        meta = json.loads((other / "meta.json").read_text())
+        if (meta.get("format"), meta.get("box_size"), meta.get("window")) != (_FORMAT, box_size, window):
+            continue
+        if not set(files) <= {SourceFile(*source) for source in meta["sources"]}:
+            continue
+        stack = PreparedStack(other)
+        if (stack.find(particles)[0] >= 0).all():
+            return stack
+    return None
 
 
-def _key(particles: Particles, box_size: int, window: bool) -> str:
+def _same(one: Field, other: Field) -> bool:
+    return one.matches(other.original_box_size, other.original_pixel_size_A)
+
+
+def _key(images: Images, box_size: int, window: bool) -> str:
     """Hash of the source images and of how they are treated."""
-    digest = hashlib.sha256(f"{_FORMAT} {box_size} {window} {particles.pixel_size_A}".encode())
-    for path in sorted(set(particles.table["image_path"])):
-        status = os.stat(path)
-        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
-    for column in ("image_path", "image_index", "data_sign"):
-        digest.update("\n".join(particles.table[column].astype(str)).encode())
+    digest = hashlib.sha256(f"{_FORMAT} {box_size} {window} {images.fields} {images.files}".encode())
+    index = images.table["image_index"].to_numpy(np.int64)
+    sign = images.table["data_sign"].to_numpy(np.int8)
+    for column in (images.stack, index, sign, images.field, images.optics[0]):
+        digest.update(np.ascontiguousarray(column))
     return digest.hexdigest()[:16]
 
 
 def _build(
-    particles: Particles,
+    images: Images,
     partial: Path,
     box_size: int,
     window: bool,
+    say: Callable[[Cost], None] | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    n, original = len(particles), particles.box_size
-    lattice = half_lattice(box_size, 2)
-    taper = masks.window(original) if window else torch.ones(original, original)
+    fields, kinds = images.fields, images.field
+    transforms = [FieldTransform(f.original_box_size, f.field_px, box_size, window) for f in fields]
+    plan = Plan(images.reader(), transforms, kinds, np.empty(0, np.float32))
+    optics, names = images.optics
+    group, codes = pd.factorize(optics * len(fields) + kinds)
     state_file = partial / "state.json"
-    if state_file.exists():
-        state = json.loads(state_file.read_text())
-    else:
-        state = {"done": 0, "rejected": [], "noise_std": _noise_std(particles)}
-    # unitary transform, noise variance 1 after the window took its share
-    scale = 1 / (original * state["noise_std"] * float(taper.square().mean().sqrt()))
-    size = n * len(lattice) * 2 * 2
-    with open(partial / "images.f16", "r+b" if state["done"] else "w+b") as file:
-        file.truncate(size)
-    out = np.memmap(partial / "images.f16", dtype=np.float16, mode="r+", shape=(n, len(lattice), 2))
-    sign = torch.from_numpy(particles.table["data_sign"].to_numpy(np.float32))
-    background = _ring(original)
-    for start in range(state["done"], n, _CHUNK):
-        rows = np.arange(start, min(start + _CHUNK, n))
-        images = torch.from_numpy(read_images(particles, rows))
-        good = _usable(images)
-        images[~good] = 0
-        images = (images - images[:, background].mean(1)[:, None, None]) * taper * sign[rows, None, None]
-        transform = fourier.crop(fourier.fft(images, 2), box_size, 2)
-        values = (torch.view_as_real(lattice.gather(transform)) * scale).to(torch.float16)
-        good &= values.isfinite().all(-1).all(-1)
-        values[~good] = 0
-        out[rows] = values.numpy()
-        state["rejected"] += rows[~good.numpy()].tolist()
-        state["done"] = int(rows[-1]) + 1
-        out.flush()
-        _write_json(state_file, state)
-        if progress is not None:
-            progress(state["done"], n)
+    energy = np.array([t.energy for t in transforms])
+    with building.workers() as pool:
+        if state_file.exists():
+            state = json.loads(state_file.read_text())
+        else:
+            # too small a disk is told before the noise is measured
+            building.require_space(partial.parent, len(plan) * plan.row_bytes)
+            measured = _noise_std(plan, group, images.path, pool)
+            state = {"done": 0, "rejected": [], "noise_std": measured.tolist()}
+        noise_std = np.array(state["noise_std"])
+        scale = 1 / (noise_std[group] * np.sqrt(energy[kinds]))  # noise variance 1
+        plan.scale = (scale * images.table["data_sign"].to_numpy()).astype(np.float32)
+        if say is not None:
+            say(building.cost_of(plan, partial.parent, state["done"], pool))
+        rejected = building.write_images(plan, partial / "images.f16", state_file, state, pool, progress)
+    identity.write(partial, images.table, images.stack, kinds)
+    largest = int(np.argmax(np.bincount(group[kinds == 0], minlength=len(codes))))
+    extent = np.array([f.original_pixel_size_A for f in fields]) * np.sqrt(energy)
     meta = Meta(
-        n=n,
+        n=len(plan),
         box_size=box_size,
-        original_box_size=original,
-        pixel_size_A=particles.pixel_size_A * original / box_size,
+        original_box_size=fields[0].original_box_size,
+        pixel_size_A=fields[0].original_pixel_size_A * fields[0].field_px / box_size,
         window=window,
-        noise_std=state["noise_std"],
-        density_scale=(box_size / original) ** 3 / scale,
-        rejected=state["rejected"],
+        noise_std=float(noise_std[largest]),
+        density_scale=float((box_size / fields[0].field_px) ** 3 * noise_std[largest] * np.sqrt(energy[0])),
+        rejected=rejected,
+        fields=fields,
+        signal=(extent[0] / extent).tolist(),
+        noise=[
+            {"optics_group": names[code // len(fields)], "field": int(code % len(fields)), "std": float(std)}
+            for code, std in zip(codes, noise_std, strict=True)
+        ],
+        sources=images.files,
+        provenance={
+            "drgn": __version__,
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "host": platform.node(),
+            "command": sys.argv,
+            "particles": os.path.abspath(images.path),
+        },
     )
-    _write_json(partial / "meta.json", asdict(meta))
+    building.write_json(partial / "meta.json", asdict(meta))
     state_file.unlink()
 
 
-def _ring(box_size: int) -> Tensor:
-    """Pixels (D, D) bool of the background: outside the largest circle but a tenth."""
-    axis = torch.arange(box_size) - box_size // 2
-    return (axis[:, None] ** 2 + axis[None, :] ** 2) > (_BACKGROUND * box_size / 2) ** 2
-
-
-def _noise_std(particles: Particles) -> float:
-    """Standard deviation of the background over about 1,000 evenly spaced images.
+def _noise_std(
+    plan: Plan, group: NDArray[np.int64], path: str, pool: ThreadPoolExecutor
+) -> NDArray[np.float64]:
+    """Standard deviation of the background in each group of images, over about 1,000 evenly spaced ones.
 
     Images far louder than the others do not count. Images without noise (simulated, for tests) are measured
-    as a whole instead.
+    as a whole instead. A group without a usable image gets the mean of the others.
     """
-    rows = np.unique(np.linspace(0, len(particles) - 1, min(len(particles), 1000)).astype(np.int64))
-    ring = _ring(particles.box_size)
-    background, everything = [], []
-    for chunk in np.array_split(rows, max(1, len(rows) // _CHUNK)):
-        images = torch.from_numpy(read_images(particles, chunk))
-        images = images[_usable(images)]
-        if len(images):
-            background.append(images[:, ring].var(dim=1))
-            everything.append(images.flatten(1).var(dim=1))
-    if not everything:
-        raise InputError(
-            f"{particles.source.path}: the images are empty (constant or not finite), not particles"
-        )
-    noise, total = _without_outliers(background), _without_outliers(everything)
-    return float((noise if noise > 1e-4 * total else total).sqrt())
+    sizes = np.bincount(group)
+    share = max(_SAMPLE_OF_GROUP, _SAMPLE // len(sizes))
+    chunks, number_of_chunk = [], []
+    by_group = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
+    for number, members in enumerate(by_group):
+        rows = members[np.unique(np.linspace(0, len(members) - 1, min(len(members), share)).astype(np.int64))]
+        parts = np.array_split(rows, -(-len(rows) // plan.chunk))
+        chunks += parts
+        number_of_chunk += [number] * len(parts)
+    measured = list(pool.map(plan.variances, chunks))
+    variance = np.full(len(sizes), np.nan)
+    for number, own in groupby(zip(number_of_chunk, measured, strict=True), key=itemgetter(0)):
+        parts = [pair for _, pair in own]
+        noise, total = (_without_outliers(torch.cat(values)) for values in zip(*parts, strict=True))
+        variance[number] = noise if noise > 1e-4 * total else total
+    if not np.isfinite(variance).any():
+        raise InputError(f"{path}: the images are empty (constant or not finite), not particles")
+    return np.sqrt(np.where(np.isfinite(variance), variance, np.nanmean(variance)))
 
 
-def _usable(images: Tensor) -> Tensor:
-    """Which of (n, D, D) are finite and not constant, (n,) bool."""
-    flat = images.flatten(1)
-    return flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
-
-
-def _without_outliers(variances: list[Tensor]) -> Tensor:
-    """Mean of the variances that are not far above their median."""
-    values = torch.cat(variances)
-    return values[values <= 10 * values.median()].mean()
-
-
-def _write_json(path: Path, content: dict[str, object]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, path)
+def _without_outliers(variances: Tensor) -> float:
+    """Mean of the variances that are not far above their median; NaN of none."""
+    values = variances.double()
+    return float(values[values <= 10 * values.median()].mean()) if len(values) else float("nan")

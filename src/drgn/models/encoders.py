@@ -26,6 +26,8 @@ class Observation(NamedTuple):
         (B, P), CTF^2: the part of the volume's slice that `centred` holds.
     rotation
         (B, 3, 3).
+    frequency_scale
+        (B,) the volume's pixel over the image's, or None where they are the same.
     """
 
     row: Tensor
@@ -33,6 +35,7 @@ class Observation(NamedTuple):
     centred: Tensor
     weight: Tensor
     rotation: Tensor
+    frequency_scale: Tensor | None = None
 
 
 def _posterior(out: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +121,8 @@ class BackProjectingEncoder(nn.Module):
     def features(self, seen: Observation) -> Tensor:
         """Real part, imaginary part and weight of each voxel, (B, voxels, 3)."""
         n_images, n = len(seen.row), len(self.frequencies)
-        where, sign = imaging.fold(imaging.slice_coordinates(self.frequencies, seen.rotation))
+        coordinates = imaging.slice_coordinates(self.frequencies, seen.rotation, seen.frequency_scale)
+        where, sign = imaging.fold(coordinates)
         voxel, share = corners(where.flatten(0, 1), self.grid_size)  # (8, B n)
         values = torch.view_as_real(seen.centred[:, :n])
         samples = torch.stack([values[..., 0], values[..., 1] * sign, seen.weight[:, :n]], dim=-1)

@@ -109,6 +109,7 @@ class Reconstructor(nn.Module):
             centred=imaging.matched_filter(batch["image"], contrast, phase, self._multiplier(batch)),
             weight=contrast.square(),
             rotation=rotation,
+            frequency_scale=batch.get("frequency_scale"),
         )
         return self.latent(seen)
 
@@ -125,8 +126,10 @@ class Reconstructor(nn.Module):
         z = None
         if posterior is not None:
             z = posterior.sample() if self.training else posterior.mean
-        coordinates = imaging.slice_coordinates(self.frequencies, rotation)
-        slices = self._slices(coordinates, self.amplitude, z)
+        scale = batch.get("frequency_scale")
+        coordinates = imaging.slice_coordinates(self.frequencies, rotation, scale)
+        amplitude = self.amplitude if scale is None else self._amplitude_at(coordinates)
+        slices = self._slices(coordinates, amplitude, z)
         multiplied = self._multiplier(batch)
         return Prediction(
             image=imaging.observe(slices, contrast * multiplied, phase),
@@ -174,9 +177,9 @@ class Reconstructor(nn.Module):
         return density - density[r2 > (self.box_size / 2) ** 2].mean()
 
     def _amplitude_at(self, coordinates: Tensor) -> Tensor:
-        """The radial amplitude at frequencies (M, 3), from the nearest radius of the image lattice."""
+        """The radial amplitude at frequencies (..., 3), from the nearest radius of the image lattice."""
         known = self.frequencies.norm(dim=1)  # ascending
-        wanted = coordinates.norm(dim=1)
+        wanted = coordinates.norm(dim=-1)
         upper = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
         nearer = (wanted - known[upper - 1]) < (known[upper] - wanted)
         return self.amplitude[torch.where(nearer, upper - 1, upper)]

@@ -4,7 +4,7 @@ Simulation, training, pose search and back-projection all use these functions; c
 Shapes: B images, P frequencies of a half lattice.
 """
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Batch(TypedDict):
     equal numbers share a latent, as the tilt images of one particle do. image: (B, P) complex64, in units of
     the noise. rotation: (B, 3, 3). shift_px: (B, 2), pixels of the training box. pixel_size_A: (B,),
     of the training box. ctf_parameters: (B, 9). premultiplied, phase_flipped: (B,) bool.
+    frequency_scale: (B,), the volume's pixel over the image's, where some differ.
     """
 
     row: Tensor
@@ -33,9 +34,10 @@ class Batch(TypedDict):
     ctf_parameters: Tensor
     premultiplied: Tensor
     phase_flipped: Tensor
+    frequency_scale: NotRequired[Tensor]
 
 
-def slice_coordinates(frequencies: Tensor, rotation: Tensor) -> Tensor:
+def slice_coordinates(frequencies: Tensor, rotation: Tensor, scale: Tensor | None = None) -> Tensor:
     """Where each image's frequencies lie in the volume's transform: (kx, ky, 0) @ R (P2).
 
     Parameters
@@ -44,15 +46,18 @@ def slice_coordinates(frequencies: Tensor, rotation: Tensor) -> Tensor:
         (P, 2), any unit.
     rotation
         (B, 3, 3).
+    scale
+        (B,) the volume's pixel over the image's, where they differ and frequencies are in cycles per pixel.
 
     Returns
     -------
     Tensor
-        (B, P, 3), same unit.
+        (B, P, 3), same unit, of the volume's pixel.
     """
     # no matrix product: autocast would take it in bfloat16, and geometry is float32 everywhere
+    axes = rotation[..., :2, :] if scale is None else rotation[..., :2, :] * scale[..., None, None]
     x, y = frequencies[:, :1], frequencies[:, 1:]
-    return x * rotation[..., :1, :] + y * rotation[..., 1:2, :]
+    return x * axes[..., :1, :] + y * axes[..., 1:2, :]
 
 
 def fold(coordinates: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
@@ -135,7 +136,7 @@ class BadBatches(Callback):
         Key of each row of the particle table.
     """
 
-    def __init__(self, keys: list[str]) -> None:
+    def __init__(self, keys: pd.Series) -> None:
         self._keys = keys
         self._skipped = self._faulty = 0
 
@@ -146,7 +147,7 @@ class BadBatches(Callback):
         module.log("skipped_images", float(self._skipped), reduce_fx="sum", sync_dist=True)
         if new:
             rows = sorted(set(faulty))
-            named = ", ".join(self._keys[row] for row in rows[:16]) + (", ..." if len(rows) > 16 else "")
+            named = ", ".join(self._keys.iloc[rows[:16]]) + (", ..." if len(rows) > 16 else "")
             rank_zero_warn(
                 f"{new} images were left out this epoch: the loss or the gradient of their batch was not"
                 f" finite. Particles whose own loss is not finite: {named or 'none; a smaller lr may help'}"

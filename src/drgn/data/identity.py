@@ -1,0 +1,94 @@
+"""Which image each row of a prepared stack was made from: key, stack with its size and date, position."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from drgn.formats.particles import Particles
+
+FILE = "particles.parquet"
+
+
+class SourceFile(NamedTuple):
+    """An image stack as it was when it was read."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+def source_files(particles: Particles) -> tuple[list[SourceFile], NDArray[np.int64]]:
+    """Return the stacks of a table, by name, and the stack of each row (N,)."""
+    code, paths = pd.factorize(particles.table["image_path"], sort=True)
+    files = []
+    for path in paths:
+        status = os.stat(path)
+        files.append(SourceFile(str(path), status.st_size, status.st_mtime_ns))
+    return files, code.astype(np.int64)
+
+
+def write(folder: Path, table: pd.DataFrame, stack: NDArray[np.int64], field: NDArray[np.int64]) -> None:
+    """Write key, stack, position in it, sign and field of view of each row of a prepared stack."""
+    frame = pd.DataFrame(
+        {
+            "key": table["key"],
+            "stack": stack.astype(np.int32),
+            "image_index": table["image_index"].to_numpy(np.int32),
+            "data_sign": table["data_sign"].to_numpy(np.int8),
+            "field": field.astype(np.int16),
+        }
+    )
+    path = folder / FILE
+    frame.to_parquet(path, compression="zstd", index=False)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def keys(folder: Path) -> "pd.Series[str]":
+    """Return the key of each row of a prepared stack."""
+    return pd.read_parquet(folder / FILE, columns=["key"])["key"]
+
+
+def find_rows(
+    folder: Path,
+    sources: Sequence[SourceFile],
+    files: Sequence[SourceFile],
+    stack: NDArray[np.int64],
+    image_index: NDArray[np.int64],
+    data_sign: NDArray[np.float64],
+    field: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return the row of a prepared stack that holds each wanted image, -1 where none does.
+
+    Parameters
+    ----------
+    folder
+        Of the prepared stack.
+    sources
+        The stacks that it was made from.
+    files, stack, image_index
+        The wanted images: their stacks, which of them each is in (N,), and where (N,).
+    data_sign, field
+        (N,) how they must have been treated: sign, and number of the field of view.
+    """
+    kept = pd.read_parquet(folder / FILE, columns=["stack", "image_index", "data_sign", "field"])
+    number = {source: i for i, source in enumerate(sources)}  # equal only where size and date are the same
+    number_of_file = np.array([number.get(file, -1) for file in files], dtype=np.int64)
+    known = (kept["stack"].to_numpy(np.int64) << 32) | kept["image_index"].to_numpy(np.int64)
+    theirs = number_of_file[stack]
+    wanted = (theirs << 32) | image_index
+    order = np.argsort(known, kind="stable")
+    place = np.minimum(np.searchsorted(known[order], wanted), len(known) - 1)
+    row = order[place].astype(np.int64)
+    found = (
+        (theirs >= 0)
+        & (known[row] == wanted)
+        & (kept["data_sign"].to_numpy()[row] == data_sign)
+        & (kept["field"].to_numpy()[row] == field)
+    )
+    return np.where(found, row, -1)
