@@ -1,15 +1,23 @@
-"""Simulate particle images of a molecule with a swinging arm and a lobe that comes off.
+"""Simulate particle images of a molecule in many states, with the truth beside them.
 
-    drgn simulate output=outputs/simulate n_particles=5000 box_size=32 snr=0.1
+    drgn simulate                                            # a toy: an arm that swings, a lobe that comes off
+    drgn simulate set=uniform_small                          # the paper's set Uniform at the scale of a laptop
+    drgn simulate set=compositional molecule.model.file=4V5A_copy1.npz microscope.table=empiar10028/ctf.pkl
+    drgn simulate molecule=hinge molecule.model.file=my.pdb molecule.motion.moving=[B] pixel_size_A=3 box_size=96
+    drgn simulate molecule=maps molecule.files=[a.mrc,b.mrc] pixel_size_A=3 box_size=64
 
-Writes particles.mrcs and particles.star (RELION 3.1: poses, shifts, CTF), truth.csv (the state of every
-particle), and maps/ (the true map of a few states). Images are exact: the molecule is a sum of Gaussians and
-its projections are taken from their closed form, not interpolated.
+Writes particles.mrcs, particles.star (RELION 3.1: poses, shifts, CTF), truth.csv (the state of every particle and
+the file of its map, and its pose where the star tells a wrong one), maps/ (the true maps, in the grey values of
+the images), maps.csv (their states) and simulation.json (all options, the noise). The toy's images are exact: it
+is a sum of Gaussians and its projections are taken from their closed form. Those of other molecules are central
+slices of the maps' transforms, padded twice. Reading .pdb and .cif needs `pip install drgn[atoms]`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
-from drgn.command import command
+from drgn.command import bind, build, command
 
 
 def simulate(
@@ -19,9 +27,14 @@ def simulate(
     box_size: int,
     pixel_size_A: float,
     snr: float,
-    attached_fraction: float,
     shift_px: float,
+    data_sign: Literal[1, -1],
+    noise_spectrum: list[float] | None,
     seed: int,
+    molecule: Mapping[str, Any],
+    poses: Mapping[str, Any],
+    microscope: Mapping[str, Any],
+    trust: list[str],
 ) -> Path:
     """Write a simulated particle set with its ground truth.
 
@@ -33,30 +46,46 @@ def simulate(
         Size of the set.
     snr
         Variance of the noise-free images over all pixels and images, divided by the noise variance (P33).
-    attached_fraction
-        Share of the particles that have the lobe.
     shift_px
         Shifts are uniform in [-shift_px, shift_px] along x and y.
+    data_sign
+        -1: protein is dark.
+    noise_spectrum
+        See `drgn.simulation.noise.noise_filter`.
     seed
         Of everything drawn.
+    molecule
+        `_target_` and options of a `drgn.simulation.molecules.Molecule`.
+    poses, microscope
+        Options of `drgn.simulation.poses.PoseOptions` and `drgn.simulation.microscope.Microscope`.
+    trust
+        Module prefixes that a `_target_` may name besides drgn's, torch's and Lightning's own.
 
     Returns
     -------
     Path
         particles.star.
     """
-    from drgn.data.simulation import Experiment, write_toy
+    options = {**locals()}
+    from drgn.simulation.files import write_set
+    from drgn.simulation.microscope import Microscope
+    from drgn.simulation.poses import PoseOptions
 
-    experiment = Experiment(
+    star = write_set(
+        build(molecule, trust=trust, key="molecule"),
+        output,
         n_particles=n_particles,
         box_size=box_size,
         pixel_size_A=pixel_size_A,
         snr=snr,
-        attached_fraction=attached_fraction,
         shift_px=shift_px,
+        data_sign=data_sign,
+        noise_spectrum=noise_spectrum,
+        poses=PoseOptions(**bind(PoseOptions, poses, key="poses")),
+        microscope=Microscope(**bind(Microscope, microscope, key="microscope")),
         seed=seed,
+        options=options,
     )
-    star = write_toy(experiment, output)
     print(f"simulated {n_particles:,} images of {box_size} px: {star}")
     return star
 
