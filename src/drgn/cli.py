@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from drgn import __version__
 
 VERBS = {
-    "simulate": "make images of a toy molecule, with known poses, CTF, states and noise",
+    "simulate": "make images of a molecule in known states, with known poses, CTF and noise",
     "train": "learn the ensemble of maps behind a set of particle images",
     "encode": "write the latent coordinates of a run's particles",
     "generate": "make volumes from a run, at given latent coordinates or at cluster centres",

@@ -1,16 +1,16 @@
 """Simulate particle images of a molecule in many states, with the truth beside them.
 
-    drgn simulate                                            # a toy: an arm that swings, a lobe that comes off
-    drgn simulate set=uniform_small                          # the paper's set Uniform at the scale of a laptop
-    drgn simulate set=compositional molecule.model.file=4V5A_copy1.npz microscope.table=empiar10028/ctf.pkl
-    drgn simulate molecule=hinge molecule.model.file=my.pdb molecule.motion.moving=[B] pixel_size_A=3 box_size=96
-    drgn simulate molecule=maps molecule.files=[a.mrc,b.mrc] pixel_size_A=3 box_size=64
+    drgn simulate                                      # a toy: an arm that swings, a lobe that comes off
+    drgn simulate set=uniform_small                    # the paper's set Uniform at the scale of two cores
+    drgn simulate set=compositional molecule.model.file=4V5A_copy1.npz microscope.table=ctf.pkl
+    drgn simulate molecule=path molecule.model.file=a.pdb molecule.model.frames=[b.pdb] pixel_size_A=2
+    drgn simulate molecule=maps molecule.files=[a.mrc,b.mrc] box_size=64 pixel_size_A=3
 
-Writes particles.mrcs, particles.star (RELION 3.1: poses, shifts, CTF), truth.csv (the state of every particle and
-the file of its map, and its pose where the star tells a wrong one), maps/ (the true maps, in the grey values of
-the images), maps.csv (their states) and simulation.json (all options, the noise). The toy's images are exact: it
-is a sum of Gaussians and its projections are taken from their closed form. Those of other molecules are central
-slices of the maps' transforms, padded twice. Reading .pdb and .cif needs `pip install drgn[atoms]`.
+Writes particles.mrcs, particles.star (RELION 3.1: poses, shifts, CTF), truth.csv (every particle's state, the
+file of its map, and its pose where the star tells a wrong one), maps/ (the true maps, in the grey values of
+the images), maps.csv (their states) and simulation.json (all options, the noise). The toy's images are exact:
+it is a sum of Gaussians, and its projections are taken from their closed form. Those of other molecules are
+central slices of the maps' transforms, padded twice. Reading .pdb and .cif needs `pip install drgn[atoms]`.
 """
 
 from collections.abc import Mapping

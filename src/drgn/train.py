@@ -12,6 +12,7 @@ latents.npz, tensorboard/ (see it with: tensorboard --logdir outputs/train), ana
 The same command with output=FOLDER goes on from FOLDER's last checkpoint.
 """
 
+import json
 import logging
 import signal
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 
 from drgn.command import command, compose
 from drgn.errors import InputError
+from drgn.hints import leaves
 from drgn.signature import build
 
 
@@ -207,13 +209,38 @@ def train(
 
 
 def _simulate(dataset: Mapping[str, Any]) -> None:
-    """Make the toy set on first use."""
-    options = dataset.get("simulate")
-    if options is not None and not Path(dataset["particles"]).exists():
-        from drgn.command import bind
-        from drgn.simulate import simulate
+    """Make a simulated set on first use."""
+    node = dataset.get("simulate")
+    if node is None:
+        return
+    from drgn.command import bind
+    from drgn.simulate import simulate
 
-        simulate(**bind(simulate, {**_options("simulate"), **options}, key="dataset.simulate"))
+    chosen = {k: v for k, v in node.items() if k != "set"}
+    options = _merged(compose("simulate", [f"set={node['set']}"] if "set" in node else []), chosen)
+    star = Path(dataset["particles"])
+    if not star.exists():
+        simulate(**bind(simulate, options, key="dataset.simulate"))
+    elif star.with_name("simulation.json").is_file():
+        made = dict(leaves(json.loads(star.with_name("simulation.json").read_text())["options"]))
+        for name, value in leaves(options):
+            if name.split(".")[0] not in ("output", "trust") and name in made and made[name] != value:
+                raise InputError(
+                    f"{star} was simulated with {name}={made[name]}, where now {value} is asked for; give"
+                    " dataset.simulate.output=ANOTHER FOLDER, or delete that one"
+                )
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with changes put in, level by level; a null changes nothing."""
+    merged = dict(base)
+    for name, value in changes.items():
+        below = merged.get(name)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[name] = _merged(below, value)
+        elif value is not None or name not in merged:
+            merged[name] = value
+    return merged
 
 
 def _options(verb: str) -> dict[str, Any]:

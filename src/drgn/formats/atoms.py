@@ -1,4 +1,4 @@
-"""Atomic models: .pdb and .cif (through gemmi), .npz of coordinates, and CHARMM's .psf with .dcd trajectories."""
+"""Atomic models: .pdb and .cif (through gemmi), .npz of coordinates, CHARMM's .psf with .dcd trajectories."""
 
 import fnmatch
 import os
@@ -53,8 +53,8 @@ class AtomicModel:
         Parameters
         ----------
         parts
-            Names of chains or groups, where * stands for any letters, each with or without a range of residues:
-            "50S", "A*", "AA:930-1390".
+            Names of chains or groups, where * stands for any letters, each with or without a range of
+            residues: "50S", "A*", "AA:930-1390".
 
         Raises
         ------
@@ -73,9 +73,7 @@ class AtomicModel:
                     raise InputError(f"{part}: a range of residues is written as CHAIN:FIRST-LAST, A:1-230.")
                 atoms &= (self.residue >= int(first)) & (self.residue <= int(last))
             if not atoms.any():
-                raise InputError(
-                    f"{self.path} has no atoms in {part}; its chains and groups are {', '.join(sorted(names))}."
-                )
+                raise InputError(f"{self.path} has no atoms in {part}; there are {', '.join(sorted(names))}.")
             chosen |= atoms
         return chosen
 
@@ -114,12 +112,15 @@ def read_atoms(file: Path, frames: Sequence[Path] = ()) -> AtomicModel:
         more = read_dcd(path) if Path(path).suffix == ".dcd" else _read_one(path).frames_A
         if more.shape[1] != len(model):
             raise InputError(
-                f"{path} has {more.shape[1]} atoms, but {file} has {len(model)}; frames must be of the same atoms."
+                f"{path} has {more.shape[1]} atoms, but {file} has {len(model)}; frames must be of the same"
+                " atoms."
             )
         found.append(more)
     joined = np.concatenate(found)
     if not len(joined):
-        raise InputError(f"{file} has no coordinates; name the file that has them, for instance frames=[X.dcd].")
+        raise InputError(
+            f"{file} has no coordinates; name the file that has them, for instance frames=[X.dcd]."
+        )
     if not np.isfinite(joined).all():
         raise InputError(f"{file} or its frames hold coordinates that are not finite numbers.")
     return replace(model, frames_A=joined)
@@ -142,7 +143,9 @@ def read_dcd(path: StrPath) -> NDArray[np.float64]:
     control = np.frombuffer(raw, integer, 20, offset=8)
     fixed, has_cell, four = int(control[8]), int(control[10]), int(control[11])
     if fixed or four:
-        raise InputError(f"{name} keeps atoms fixed or has a fourth dimension; write a .dcd of all coordinates.")
+        raise InputError(
+            f"{name} keeps atoms fixed or has a fourth dimension; write a .dcd of all coordinates."
+        )
     try:
         at = 92
         at += int(np.frombuffer(raw, integer, 1, offset=at)[0]) + 8  # titles
@@ -156,8 +159,8 @@ def read_dcd(path: StrPath) -> NDArray[np.float64]:
     count = (len(raw) - at) // frame.itemsize
     if count < 1 or (len(raw) - at) % frame.itemsize:
         raise InputError(
-            f"{name} is truncated: {len(raw) - at} bytes follow its header, which is not a whole number of frames"
-            f" of {n} atoms ({frame.itemsize} bytes); copy it again."
+            f"{name} is truncated: {len(raw) - at} bytes follow its header, which is not a whole number of"
+            f" frames of {n} atoms ({frame.itemsize} bytes); copy it again."
         )
     read = np.frombuffer(raw, frame, count, offset=at)
     if any((read[a]["before"] != 4 * n).any() or (read[a]["after"] != 4 * n).any() for a in "xyz"):
@@ -168,7 +171,10 @@ def read_dcd(path: StrPath) -> NDArray[np.float64]:
 def _read_one(path: StrPath) -> AtomicModel:
     name = os.fspath(path)
     if not os.path.isfile(name):
-        raise InputError(f"{name} is not there; give the path of a .pdb, .cif, .npz or .psf file.")
+        raise InputError(
+            f"{name} is not there; give the path of a .pdb, .cif, .npz or .psf file, for drgn simulate as"
+            " molecule.model.file=FILE (or the folder of all such data as DRGN_DATA=FOLDER)."
+        )
     kind = Path(name.removesuffix(".gz")).suffix
     if kind in (".pdb", ".ent", ".cif"):
         return _read_gemmi(name)
@@ -187,7 +193,9 @@ def _read_gemmi(name: str) -> AtomicModel:
     try:
         structure = gemmi.read_structure(name)
     except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"{name} cannot be read as an atomic model ({str(error).splitlines()[0]}).") from None
+        raise InputError(
+            f"{name} cannot be read as an atomic model ({str(error).splitlines()[0]})."
+        ) from None
     structure.remove_alternative_conformations()
     structure.remove_waters()
     structure.remove_empty_chains()
@@ -203,10 +211,14 @@ def _read_gemmi(name: str) -> AtomicModel:
     if not rows or not rows[0]:
         raise InputError(f"{name} has no atoms.")
     if len({len(atoms) for atoms in rows}) > 1:
-        raise InputError(f"{name} has models of {sorted({len(a) for a in rows})} atoms; all must have the same.")
+        raise InputError(
+            f"{name} has models of {sorted({len(a) for a in rows})} atoms; all must have the same."
+        )
     unknown = sum(row[3] == 0 for row in rows[0])
     if unknown:
-        raise InputError(f"{name} has {unknown} atoms whose element is not known; fill in the element column.")
+        raise InputError(
+            f"{name} has {unknown} atoms whose element is not known; fill in the element column."
+        )
     first = rows[0]
     return AtomicModel(
         frames_A=np.array([[row[:3] for row in atoms] for atoms in rows], dtype=np.float64),
@@ -246,7 +258,9 @@ def _read_npz(name: str) -> AtomicModel:
     frames_A = frames_A[None] if frames_A.ndim == 2 else frames_A
     n = len(arrays["element"])
     if frames_A.ndim != 3 or frames_A.shape[1:] != (n, 3):
-        raise InputError(f"{name}: coords has the shape {arrays['coords'].shape}, but {n} elements are named.")
+        raise InputError(
+            f"{name}: coords has the shape {arrays['coords'].shape}, but {n} elements are named."
+        )
     for key in ("chain", "resnum", "group"):
         if len(arrays.get(key, arrays["element"])) != n:
             raise InputError(f"{name}: {key} has {len(arrays[key])} values for {n} atoms.")

@@ -8,7 +8,7 @@ from torch import Tensor
 from drgn.physics import fourier
 
 SIGMA_FACTOR = 1 / (math.pi * math.sqrt(2))
-"""molmap's sigma over its resolution, 0.225: the transform of such a Gaussian falls to 1/e at 1 / resolution."""
+"""molmap's sigma over its resolution, 0.225: such a Gaussian's transform falls to 1/e at 1 / resolution."""
 
 _REACH = 5.0  # sigmas after which a Gaussian is cut off, as in molmap; 4e-6 of its height
 _VOXELS_AT_A_TIME = 1 << 22
@@ -17,7 +17,7 @@ _VOXELS_AT_A_TIME = 1 << 22
 def molmap(
     centre_A: Tensor, electrons: Tensor, resolution_A: float, box_size: int, pixel_size_A: float
 ) -> Tensor:
-    """Sum of one Gaussian an atom, of sigma 0.225 x resolution and integral `electrons`, at the voxel centres.
+    """Sum of a Gaussian an atom, of sigma 0.225 x resolution and integral `electrons`, at the voxel centres.
 
     Parameters
     ----------

@@ -94,8 +94,8 @@ def toy_molecule(motion: float, attached: bool, seed: int = 7) -> GaussianPhanto
 def hinged_points(seed: int = 11) -> tuple[Tensor, Tensor]:
     """Build a chiral complex of two domains out of points, one for each residue of 110 Da (133 A^3).
 
-    A body of about 230 kDa, and an arm of about 65 kDa bent by a right angle: a stalk along y that starts at the
-    body, and a head that points to x. The arm turns freely about the axis along y through (12, 0, 0).
+    A body of about 230 kDa, and an arm of about 65 kDa bent by a right angle: a stalk along y that starts at
+    the body, and a head that points to x. The arm turns freely about the axis along y through (12, 0, 0).
 
     Parameters
     ----------

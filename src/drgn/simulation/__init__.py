@@ -1,1 +1,1 @@
-"""Simulated particle sets: molecules and how they move, the microscope, poses, noise, and the files (P33, P34)."""
+"""Simulated particle sets: molecules, how they move, microscope, poses, noise and the files (P33, P34)."""

@@ -1,7 +1,7 @@
 """The files of a simulated set, streamed: memory does not grow with the number of particles.
 
-particles.mrcs, particles.star (RELION 3.1), truth.csv, maps/*.mrc, maps.csv and simulation.json. The star comes
-last, so that its presence means a complete set.
+particles.mrcs, particles.star (RELION 3.1), truth.csv, maps/*.mrc, maps.csv and simulation.json. The star
+comes last, so that its presence means a complete set.
 """
 
 import json
@@ -77,8 +77,8 @@ def write_set(
     if n < 1 or box_size < 16 or box_size % 2 or snr <= 0 or pixel_size_A <= 0 or shift_px < 0 or seed < 0:
         raise InputError(
             f"n_particles={n} box_size={box_size} pixel_size_A={pixel_size_A} snr={snr} shift_px={shift_px}"
-            f" seed={seed}: expected at least one particle, an even box of at least 16 px, a pixel size and an"
-            " SNR above 0, a shift and a seed of 0 or more"
+            f" seed={seed}: expected at least one particle, an even box of at least 16 px, a pixel size and"
+            " an SNR above 0, a shift and a seed of 0 or more"
         )
     molecule.check_field(box_size * pixel_size_A, shift_px * pixel_size_A)
     colour = noise_filter(noise_spectrum, box_size)
@@ -92,8 +92,8 @@ def write_set(
 
     (output / "maps").mkdir(parents=True, exist_ok=True)
     files = [f"{name}.mrc" for name in molecule.states.index]
-    for i, name in enumerate(_watched(range(len(files)), "making maps")):
-        density = molecule.density(name, box_size, pixel_size_A)
+    for i in _watched(range(len(files)), "making maps"):
+        density = molecule.density(i, box_size, pixel_size_A)
         write_volume(output / "maps" / files[i], density.float().numpy(), pixel_size_A)
 
     def read_map(one: int) -> Tensor:

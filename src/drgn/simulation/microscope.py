@@ -1,4 +1,4 @@
-"""The microscope: CTF parameters of every image, with the defocus drawn from a distribution or a real table."""
+"""The microscope: CTF parameters of every image; the defocus from a distribution or a real table."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,11 +80,13 @@ class Microscope:
             "b_factor_A2": self.b_factor_A2,
             "ctf_scale": 1.0,
         }
-        return torch.stack([torch.as_tensor(values[p], dtype=torch.float64).expand(len(uniform)) for p in PARAMETERS], dim=1)
+        return torch.stack(
+            [torch.as_tensor(values[p], dtype=torch.float64).expand(len(uniform)) for p in PARAMETERS], dim=1
+        )
 
 
 def read_defocus(path: Path) -> Tensor:
-    """Read the rows of a table that defoci are drawn from: (n, 3), u and v in Angstrom and the angle in degrees.
+    """Read a table that defoci are drawn from: (n, 3), u and v in Angstrom and the angle in degrees.
 
     Raises
     ------

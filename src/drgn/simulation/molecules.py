@@ -53,7 +53,7 @@ class Molecule(Protocol):
 
 @runtime_checkable
 class ClosedForm(Molecule, Protocol):
-    """A molecule whose images are exact at every coordinate. Those of others are projections of their maps."""
+    """A molecule whose images are exact at every coordinate; those of others are projections of maps."""
 
     def transform(self, truth: pd.DataFrame, frequencies_1_A: Tensor) -> Tensor:
         """Return the transform (n, P) of each particle (a row of `truth`) at its frequencies (n, P, 3)."""
@@ -81,7 +81,8 @@ class Toy:
         """See `Molecule`."""
         if field_A < 180:
             raise InputError(
-                f"box_size x pixel_size_A is a field of {field_A:.0f} A; the toy molecule needs at least 180 A"
+                f"box_size x pixel_size_A is a field of {field_A:.0f} A; the toy molecule needs at least"
+                " 180 A"
             )
 
     def draw(self, uniform: NDArray[np.float64]) -> States:
@@ -140,14 +141,15 @@ class Atoms:
         self._n_maps = n_maps
         self._parts = [model.select(parts) for parts in (compositions or {}).values()]
         self._coordinates = np.linspace(0, 1, n_maps)
-        # the first conformation's middle, in all states alike, is the middle of the box
-        self._centre_A = model.frames_A[0].mean(0)
+        shown = np.any(self._parts, axis=0) if self._parts else np.ones(len(model), dtype=bool)
+        # one place for all states: the middle of what is shown of the first conformation
+        self._centre_A = model.frames_A[0][shown].mean(0)
         names = list(compositions or {"": ()})
         self.states = _states(self._coordinates, names)
         population.draw(np.zeros((1, 2)), n_maps, len(names))  # a mistake is told before anything is made
 
     def place_A(self, state: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return where the atoms of a state are from the middle of the box (N, 3), and what they weigh (N,)."""
+        """Return where a state's atoms are from the middle of the box (N, 3), and what they weigh (N,)."""
         along, composition = state % self._n_maps, state // self._n_maps
         place_A = self.model.frames_A[0]
         if self.motion is not None:
@@ -197,14 +199,16 @@ class Maps:
         for header in headers:
             if header.shape != headers[0].shape or len(set(header.shape)) != 1:
                 raise InputError(
-                    f"{header.path} is a map of {header.shape} voxels; all must be cubes like {headers[0].path}."
+                    f"{header.path} has {header.shape} voxels; all must be cubes, as {headers[0].path}"
                 )
             if not np.isclose(header.pixel_size_A[0], headers[0].pixel_size_A[0], rtol=1e-3):
                 raise InputError(f"{header.path} has another pixel size than {headers[0].path}, or none.")
         self.files, self.population, self._continuous = files, population, continuous
         self._box_size, self._pixel_size_A = headers[0].shape[0], headers[0].pixel_size_A[0]
         names = [Path(file).stem for file in files]
-        self.states = _states(np.linspace(0, 1, len(files)), [""]) if continuous else _states(np.zeros(1), names)
+        self.states = (
+            _states(np.linspace(0, 1, len(files)), [""]) if continuous else _states(np.zeros(1), names)
+        )
         self._draw(np.zeros((1, 2)))
 
     def _draw(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -90,7 +90,9 @@ class Path:
         """See `Motion`."""
         frames_A = model.frames_A
         if len(frames_A) < 2:
-            raise InputError(f"{model.path} has one conformation; a path needs two: name more files as frames.")
+            raise InputError(
+                f"{model.path} has one conformation; a path needs two: name more files as frames."
+            )
         place = coordinate * (len(frames_A) - 1)
         before = min(int(place), len(frames_A) - 2)
         ends = frames_A[before], frames_A[before + 1]

@@ -18,8 +18,9 @@ class Population:
     Parameters
     ----------
     means, sds
-        Components of a mixture of Gaussians along the motion, in maps counted from 1: 10 is the tenth map. What
-        falls beyond the first or last map counts as that map. Null: evenly spread, or as `frequencies` say.
+        Components of a mixture of Gaussians along the motion, in maps counted from 1: 10 is the tenth map.
+        What falls beyond the first or last map counts as that map. Null: evenly spread, or as `frequencies`
+        say.
     weights
         Of the components; null: equal.
     frequencies
@@ -47,7 +48,9 @@ class Population:
             raise InputError(f"population.sds={list(sds)}: expected numbers above 0, in maps.")
         for name, values in (("weights", weights), ("frequencies", frequencies), ("shares", shares)):
             if values is not None and (min(values, default=0) < 0 or sum(values) <= 0):
-                raise InputError(f"population.{name}={list(values)}: expected numbers of 0 or more, not all 0.")
+                raise InputError(
+                    f"population.{name}={list(values)}: expected numbers of 0 or more, not all 0."
+                )
         self.means, self.sds, self.weights = means, sds, weights
         self.frequencies, self.shares = frequencies, shares
 
@@ -77,9 +80,7 @@ def _spread(uniform: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArra
     return np.minimum(np.searchsorted(np.cumsum(shares) + 1e-12, rank), last)
 
 
-def _normalised(
-    values: Sequence[float] | None, n: int, name: str, what: str
-) -> NDArray[np.float64]:
+def _normalised(values: Sequence[float] | None, n: int, name: str, what: str) -> NDArray[np.float64]:
     if values is not None and len(values) != n:
         raise InputError(f"population.{name} has {len(values)} values for {n} {what}.")
     shares = np.ones(n) if values is None else np.asarray(values, dtype=np.float64)
