@@ -105,10 +105,26 @@ def test_contrast_noise_spectrum_blocks_and_seeds(make, images, clean, monkeypat
     assert np.corrcoef(coloured[:, :, 1:].ravel(), coloured[:, :, :-1].ravel())[0, 1] > 0.2
     before = images(make("snr=0.1"))
     monkeypatch.setattr(files, "_CHUNK", 50)
-    monkeypatch.setattr(files, "_BLOCK_BYTES", 8 * 32**2 * 60)
-    in_blocks = make("snr=1e14")  # blocks of 50 images
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 8 * 32**2 * 120)
+    in_blocks = make("snr=1e14")  # blocks of 100 images
     np.testing.assert_allclose(images(in_blocks), images(clean), atol=1e-4 * images(clean).std())
     assert np.abs(images(make("snr=0.1", "seed=1")) - before).max() > before.std()
+
+
+def test_a_motion_in_every_composition(make, images):
+    parts = "+molecule.compositions={whole:['*'],body:[body]}"
+    star = make("molecule.n_maps=3", parts, "+molecule.population.shares=[3,1]", "snr=1e14")
+    truth, maps = of(star, "truth.csv"), of(star, "maps.csv").set_index("file")
+    assert maps["label"].tolist() == [f"{c}_map{i}" for c in ("whole", "body") for i in (1, 2, 3)]
+    assert np.bincount(truth["state"]).tolist() == [150, 50]
+    assert set(truth.groupby("state")["motion"].unique().map(len)) == {3}
+    assert (maps.loc[truth["map"], ["state", "motion"]].to_numpy() == truth[["state", "motion"]]).all(None)
+    weight = {name: read_volume(star.parent / "maps" / name)[0].sum() for name in maps.index}
+    lost = 1 - weight["body_map1.mrc"] / weight["whole_map1.mrc"]
+    assert lost == pytest.approx(0.22, abs=0.03)  # the arm
+    assert weight["body_map1.mrc"] == pytest.approx(weight["body_map3.mrc"])  # the body does not move
+    power = np.square(images(star)).mean((1, 2))
+    assert power[truth["state"] == 1].mean() < 0.9 * power[truth["state"] == 0].mean()
 
 
 def test_maps_as_states(make, images, clean, tmp_path):
@@ -143,6 +159,7 @@ def test_maps_as_states(make, images, clean, tmp_path):
     ("overrides", "sentence"),
     [
         (["box_size=16"], "a field of 192 A; this molecule with its shifts needs 2.. A"),
+        (["shift_px=8"], "a field of 384 A; this molecule with its shifts needs 4.. A"),
         (["molecule.n_maps=1"], "n_maps=1: expected 1 without a motion"),
         (["molecule.resolution_A=0"], r"resolution_A=0"),
         (["molecule.motion.moving=[leg]"], "no atoms in leg; there are arm, body"),
