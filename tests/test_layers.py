@@ -30,16 +30,17 @@ ALLOWED = {
     "physics": BASE | {"physics"},
     "models": BASE | {"physics", "models"},
     "data": PHYSICAL | {"data"},
+    "simulation": PHYSICAL | {"simulation"},
     "training": LEARNING,
     "run": LEARNING | ENTRY | {"foreign_run"},
     "foreign_run": PHYSICAL | {"models", "data", "run"},
     "analysis": LEARNING | {"run", "analysis"},
-    **{verb: LEARNING | ENTRY | {"run", "analysis", *VERBS} for verb in VERBS},
+    **{verb: LEARNING | ENTRY | {"run", "analysis", "simulation", *VERBS} for verb in VERBS},
 }
 HYDRA = {"command.py", "run.py", "train.py"}
 LIGHTNING = {"data/datamodule.py", "train.py"}  # and training/
-INSIDE_FUNCTIONS = {"matplotlib", "skimage", "umap", "sklearn"}
-LIBRARIES_OF_FORMATS = {"numpy", "pandas", "scipy", "mrcfile", "pyarrow", "yaml"}
+INSIDE_FUNCTIONS = {"gemmi", "matplotlib", "skimage", "umap", "sklearn"}
+LIBRARIES_OF_FORMATS = {"numpy", "pandas", "scipy", "mrcfile", "pyarrow", "yaml", "gemmi"}
 LIBRARIES_OF_PHYSICS = {"numpy", "scipy", "torch"}
 
 
@@ -115,6 +116,8 @@ def test_imports_go_one_way(module):
         ("analysis/plots.py", "def f():\n    import hydra"),
         ("models/latents.py", "import pytorch_lightning as pl"),
         ("filter.py", "from drgn.run import Run"),
+        ("simulation/motions.py", "from drgn.data import prepared"),
+        ("formats/atoms.py", "import gemmi"),
         ("cli.py", "from drgn.filter import main"),
         ("command.py", "import hydra"),
         ("__init__.py", "from drgn.run import Run"),

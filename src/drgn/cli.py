@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from drgn import __version__
 
 VERBS = {
-    "simulate": "make images of a toy molecule, with known poses, CTF, states and noise",
+    "simulate": "make images of a molecule in known states, with known poses, CTF and noise",
     "prepare": "crop and normalise images once for training, or write them smaller as .mrcs and .star",
     "train": "learn the ensemble of maps behind a set of particle images",
     "encode": "write the latent coordinates of a run's particles",

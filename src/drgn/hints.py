@@ -86,10 +86,10 @@ def _suggest(key: str, verb: str, options: Any) -> str:
 
 
 def groups(verb: str) -> dict[str, list[str]]:
-    """List the choices of each config group that a verb uses."""
-    if not re.search(r"^  - dataset: ", (CONF / f"{verb}.yaml").read_text(), flags=re.MULTILINE):
-        return {}
-    folders = sorted(p for p in CONF.rglob("*") if p.is_dir() and p.relative_to(CONF).parts[0] != "hydra")
+    """List the choices of each config group that a verb's defaults list names, and of their subgroups."""
+    text = (CONF / f"{verb}.yaml").read_text()
+    used = set(re.findall(r"^  - (\w+): ", text, flags=re.MULTILINE)) - {"hydra"}
+    folders = sorted(p for p in CONF.rglob("*") if p.is_dir() and p.relative_to(CONF).parts[0] in used)
     return {
         folder.relative_to(CONF).as_posix(): sorted(p.stem for p in folder.glob("*.yaml"))
         for folder in folders

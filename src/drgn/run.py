@@ -272,7 +272,7 @@ class Run:
             yield model.volume(row if model.zdim else None).cpu().numpy()
 
     def truth(self) -> pd.DataFrame | None:
-        """Ground truth of a simulated set in the table's order (columns motion, attached), or None."""
+        """Ground truth of a simulated set in the table's order (columns as in its truth.csv), or None."""
         path = Path(self.particles().source.path).with_name("truth.csv")
         if not path.is_file():
             return None

@@ -79,6 +79,7 @@ def train(
 
     from drgn.models.reconstructor import Reconstructor
     from drgn.run import Run, build_reconstructor
+    from drgn.simulate import make_missing
     from drgn.training import precision
     from drgn.training.callbacks import (
         BadBatches,
@@ -93,10 +94,12 @@ def train(
     from drgn.training.module import ReconstructionModule
 
     started = time.perf_counter()
-    make_toy_set(dataset)
+    make_missing(dataset)
     data = build({k: v for k, v in dataset.items() if k != "simulate"}, trust=trust, key="dataset")
     particles = data.particles
     particles.require_images()
+    if particles.source.mapping:
+        print(particles.source.mapping, file=sys.stderr)
 
     def model(**measured: Any) -> Reconstructor:
         return build_reconstructor(
@@ -204,16 +207,6 @@ def train(
     if analyze:
         _analyze(run.path, trust)
     return score
-
-
-def make_toy_set(dataset: Mapping[str, Any]) -> None:
-    """Simulate the toy set on first use; other data sets stay as they are."""
-    options = dataset.get("simulate")
-    if options is not None and not Path(dataset["particles"]).exists():
-        from drgn.command import bind
-        from drgn.simulate import simulate
-
-        simulate(**bind(simulate, {**_options("simulate"), **options}, key="dataset.simulate"))
 
 
 def _options(verb: str) -> dict[str, Any]:

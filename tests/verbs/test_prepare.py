@@ -54,12 +54,24 @@ def test_what_is_prepared_is_what_training_reads(star, tmp_path, capsys):
 
 def test_the_output_is_a_star_of_smaller_images(star, tmp_path, capsys):
     output = tmp_path / "small.star"
-    assert make(star, tmp_path, f"output={output}", "dataset.box_size=12", "dataset.data_sign=-1") == output
+    options = [f"output={output}", "dataset.box_size=12", "dataset.data_sign=-1", "dataset.preflight=false"]
+    assert make(star, tmp_path, *options) == output
     assert "written: " in (out := capsys.readouterr().out)
     assert "dataset.data_sign=-1" in out
     small = Particles.from_file(output)
     assert (len(small), small.box_size, small.pixel_size_A) == (120, 12, 16.0)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_wrong_sign_is_found_before_anything_is_prepared(star, tmp_path, capsys):
+    with pytest.raises(InputError, match=r"protein comes out dark .*; set dataset\.data_sign=1, or go on"):
+        make(star, tmp_path, "dataset.data_sign=-1")
+    assert not (tmp_path / "cache").exists()
+    make(star, tmp_path, "check_only=true")
+    out = capsys.readouterr().out
+    assert "as the file is read" in out
+    assert "rotation matrices transposed" in out
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["preflight"]
 
 
 @pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="relion_reconstruct is not installed")

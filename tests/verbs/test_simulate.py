@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from drgn.command import compose
-from drgn.data import simulation
 from drgn.errors import InputError
 from drgn.formats.particles import Particles, read_images
 from drgn.physics import fourier, imaging
@@ -16,6 +15,7 @@ from drgn.physics.ctf import PARAMETERS
 from drgn.physics.grids import half_lattice
 from drgn.physics.phantoms import toy_molecule
 from drgn.simulate import simulate
+from drgn.simulation import files
 
 N, BOX, PIXEL_A = 200, 20, 10.0
 
@@ -23,6 +23,10 @@ N, BOX, PIXEL_A = 200, 20, 10.0
 def make(output, **options):
     size = {"n_particles": N, "box_size": BOX, "pixel_size_A": PIXEL_A}
     return simulate(**{**compose("simulate"), **size, "output": output, **options})
+
+
+def toy(attached_fraction):
+    return {"_target_": "drgn.simulation.molecules.Toy", "attached_fraction": attached_fraction}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +97,7 @@ def test_states_and_poses_are_spread_as_asked(noisy, tmp_path):
     assert defocus.between(8_000, 30_400).all()
     assert defocus.std() > 4_000
     assert set(particles.table["b_factor_A2"]) == {100.0}
-    one_state = pd.read_csv(make(tmp_path, attached_fraction=0.0, shift_px=0.0).parent / "truth.csv")
+    one_state = pd.read_csv(make(tmp_path, molecule=toy(0.0), shift_px=0.0).parent / "truth.csv")
     assert set(one_state["attached"]) == {0}
     assert not Particles.from_file(tmp_path / "particles.star").table["shift_x_A"].any()
 
@@ -101,6 +105,12 @@ def test_states_and_poses_are_spread_as_asked(noisy, tmp_path):
 def test_the_maps_are_of_the_states(noisy):
     names = sorted(path.name for path in (noisy.parent / "maps").iterdir())
     assert len(names) == 6
+    listed = pd.read_csv(noisy.parent / "maps.csv").set_index("file")
+    assert sorted(listed.index) == names
+    truth = pd.read_csv(noisy.parent / "truth.csv")
+    of_nearest = listed.loc[truth["map"]]
+    assert (of_nearest["attached"].to_numpy() == truth["attached"]).all()
+    assert np.abs(of_nearest["motion"].to_numpy() - truth["motion"]).max() <= 0.25
     for name in names:
         motion, _, lobe = name.removesuffix(".mrc").removeprefix("motion").partition("_")
         with mrcfile.open(noisy.parent / "maps" / name) as file:
@@ -119,7 +129,8 @@ def test_a_seed_decides_everything(noisy, tmp_path):
 
 
 def test_more_particles_than_are_made_at_a_time(tmp_path, monkeypatch, clean):
-    monkeypatch.setattr(simulation, "_CHUNK", 17)
+    monkeypatch.setattr(files, "_CHUNK", 17)
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 8 * BOX**2 * 60)
     np.testing.assert_allclose(images(make(tmp_path, snr=1e14)), images(clean), atol=1e-4)
 
 
@@ -127,7 +138,7 @@ def test_an_unfinished_set_has_no_star(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(simulation, "write_volume", fail)
+    monkeypatch.setattr(files, "write_volume", fail)
     with pytest.raises(OSError, match="full"):
         make(tmp_path)
     assert not (tmp_path / "particles.star").exists()
@@ -139,10 +150,10 @@ def test_an_unfinished_set_has_no_star(tmp_path, monkeypatch):
         ({"n_particles": 0}, "n_particles=0 .*expected at least one particle"),
         ({"box_size": 17}, "box_size=17 .*an even box of at least 16 px"),
         ({"box_size": 14}, "box_size=14 "),
-        ({"snr": 0.0}, r"snr=0\.0: .*an SNR above 0"),
+        ({"snr": 0.0}, r"snr=0\.0 .*an SNR above 0"),
         ({"snr": -1.0}, r"snr=-1\.0"),
         ({"pixel_size_A": 5.0}, "a field of 100 A; the toy molecule needs at least 180 A"),
-        ({"attached_fraction": 1.5}, r"attached_fraction=1\.5: expected a share from 0 to 1"),
+        ({"molecule": toy(1.5)}, r"attached_fraction=1\.5: expected a share from 0 to 1"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, options, sentence):

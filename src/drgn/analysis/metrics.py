@@ -94,6 +94,12 @@ def class_rand(z: np.ndarray, truth: np.ndarray, seed: int, flat: np.ndarray | N
     return adjusted_rand(found.labels, truth[rows])
 
 
+def true_states(truth: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of a ground truth that say the state: without its map's file and the true pose."""
+    other = [name for name in truth.columns if name in ("key", "map") or str(name).startswith("true_")]
+    return truth.drop(columns=other)
+
+
 def truth_scores(
     z: np.ndarray, truth: pd.DataFrame, seed: int, flat: np.ndarray | None = None
 ) -> dict[str, float]:
@@ -114,7 +120,7 @@ def truth_scores(
     once = np.sort(np.unique(z, axis=0, return_index=True)[1])  # images that share a latent count once
     z, flat = z[once], None if flat is None else flat[once]
     scores = {}
-    for name, column in truth.items():
+    for name, column in true_states(truth).items():
         values = column.to_numpy()[once]
         if values.dtype.kind == "f" and np.ptp(values) > 0:
             scores[f"spearman_{name}"] = spearman(z, values)

@@ -91,7 +91,7 @@ def heterogeneous(
         else metrics.truth_scores(z, truth, seed, None if flat is None else flat.coordinates)
     )
     if truth is not None:
-        columns = {str(name): column.to_numpy() for name, column in truth.items()}
+        columns = {str(name): column.to_numpy() for name, column in metrics.true_states(truth).items()}
         study.sections.append(sections.truth(scores, pca, flat, columns, folder))
 
     maps = write_volumes(run, clusters.centres, cluster_folder) if volumes else None

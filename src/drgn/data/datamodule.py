@@ -1,19 +1,26 @@
 """The one LightningDataModule: a particle file becomes training, held-out and complete batches."""
 
+import json
+import sys
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from drgn.data.dataset import Batches, ParticleDataset, require_poses
 from drgn.data.fields import default_box_size, fields_of, require_box_size
+from drgn.data.preflight import Report, digest, preflight, require_sound
 from drgn.data.prepared import PreparedStack, prepare
-from drgn.data.progress import PrepareProgress
+from drgn.data.progress import CheckProgress, PrepareProgress
 from drgn.errors import InputError
+from drgn.formats.atomic import replacing
+from drgn.formats.mrc import read_cubic
 from drgn.formats.particles import Particles
 from drgn.physics.imaging import Batch
 
@@ -27,8 +34,13 @@ class ParticleDataModule(pl.LightningDataModule):
         Names the data set in the run folder.
     particles
         .star, .cs, .mrcs or .txt.
-    poses, ctf, datadir, indices, pixel_size_A, data_sign, ctf_premultiplied, phase_flipped
+    poses, ctf, datadir, indices, pixel_size_A, data_sign, ctf_premultiplied, phase_flipped, passthrough,
+    transpose_rotations, mirror_images, mirror_map, shift_factor
         As in `formats.particles.Particles.from_file`.
+    preflight
+        Check poses and conventions against the images before they are first used.
+    consensus
+        The map of the refinement that gave the poses, which tells the sign and the hand.
     box_size
         Training box in pixels; None keeps the box of the images.
     window
@@ -60,6 +72,13 @@ class ParticleDataModule(pl.LightningDataModule):
         data_sign: float | None = None,
         ctf_premultiplied: bool | None = None,
         phase_flipped: bool | None = None,
+        passthrough: Path | None = None,
+        transpose_rotations: bool = False,
+        mirror_images: bool = False,
+        mirror_map: bool = False,
+        shift_factor: float = 1.0,
+        preflight: bool = True,
+        consensus: Path | None = None,
         box_size: int | None = None,
         window: bool = True,
         batch_size: int = 8,
@@ -88,7 +107,13 @@ class ParticleDataModule(pl.LightningDataModule):
             "data_sign": data_sign,
             "ctf_premultiplied": ctf_premultiplied,
             "phase_flipped": phase_flipped,
+            "passthrough": passthrough,
+            "transpose_rotations": transpose_rotations,
+            "mirror_images": mirror_images,
+            "mirror_map": mirror_map,
+            "shift_factor": shift_factor,
         }
+        self._preflight, self._consensus = preflight, consensus
 
     @cached_property
     def particles(self) -> Particles:
@@ -108,7 +133,45 @@ class ParticleDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Make the prepared stack where it is not there yet (one process does)."""
         require_poses(self.particles)  # not after an hour of preparing
+        if self._preflight:
+            self.preflight()
         self.prepare()
+
+    def preflight(self, anew: bool = False) -> Report | None:
+        """Check poses and conventions against the images, once for the same ones; see `data.preflight`.
+
+        Parameters
+        ----------
+        anew
+            Also where they were found sound before.
+
+        Returns
+        -------
+        Report or None
+            None where these poses and images were found sound before.
+
+        Raises
+        ------
+        InputError
+            Another reading of the file fits the images better.
+        """
+        record = self.cache / "preflight" / f"{digest(self.particles, str(self._consensus))}.json"
+        if record.is_file() and not anew:
+            return None
+        consensus = None
+        if self._consensus is not None:
+            volume, pixel_A, _ = read_cubic(self._consensus)
+            consensus = (torch.from_numpy(volume), pixel_A)
+        with CheckProgress() as shown:
+            report = preflight(
+                self.particles, consensus=consensus, settings=self._options, progress=shown.update
+            )
+        for line in report.lines():
+            print(line, file=sys.stderr)
+        require_sound(report, str(self._path))
+        with replacing(record) as temporary:
+            temporary.write_text(json.dumps(asdict(report)))
+        return report
 
     def prepare(self) -> PreparedStack:
         """Open the prepared stack, making it where it is not there yet, with or without poses."""

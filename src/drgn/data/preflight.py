@@ -7,16 +7,20 @@ the density and the hand of the map, is taken from the skewness of the density a
 a consensus map.
 """
 
+import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from drgn.data.dataset import require_poses
+from drgn.data.fields import box_and_pixel
 from drgn.data.halves import HalfMap, Reading, Sample, cross_score
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
@@ -87,6 +91,18 @@ class Report:
     settings: dict[str, Any]
     warnings: list[str]
 
+    def lines(self) -> list[str]:
+        """The report in words, for a person."""
+        said = [f"preflight: {warning}" for warning in self.warnings]
+        if not self.faults and self.choices:
+            nearest = max(self.choices, key=lambda choice: choice.z)
+            said.append(
+                f"preflight: {self.n:,} images agree with their poses; half maps agree to"
+                f" {self.resolution_A:.3g} A; {len(self.choices)} other readings fit worse (the nearest:"
+                f" {nearest.name}, by {-nearest.z:.0f} standard errors)"
+            )
+        return said
+
 
 def preflight(
     particles: Particles,
@@ -116,6 +132,7 @@ def preflight(
     Report
         See there; nothing is raised for a fault.
     """
+    particles = _of_one_field(particles)
     rotation = torch.from_numpy(require_poses(particles).astype(np.float32))
     shift_A = particles.table[["shift_x_A", "shift_y_A"]].to_numpy(np.float64)
     pixel_A = particles.pixel_size_A
@@ -184,6 +201,20 @@ def preflight(
     return Report(len(sample), gain, resolution, first, faults, found, warnings)
 
 
+def digest(particles: Particles, more: str = "") -> str:
+    """Hash of everything that a preflight depends on, and of `more`."""
+    table = particles.table
+    found = hashlib.sha256(more.encode())
+    for path in table["image_path"].unique():
+        status = os.stat(path)
+        found.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+    codes, _ = pd.factorize(table["image_path"])
+    numbers = table.select_dtypes(["number", "bool"]).to_numpy(np.float64)
+    for values in (codes, numbers, require_poses(particles)):
+        found.update(np.ascontiguousarray(values))
+    return found.hexdigest()[:16]
+
+
 def require_sound(report: Report, source: str) -> None:
     """Raise an InputError where the preflight found a fault."""
     if not report.faults:
@@ -233,6 +264,12 @@ def _alternatives(reading: Reading, pixel_A: float) -> Iterator[tuple[str, tuple
             None,
             reading._replace(row=torch.where(there, moved, -1)),
         )
+
+
+def _of_one_field(particles: Particles) -> Particles:
+    """The particles of the most frequent box and pixel size."""
+    kinds, kind, counts = box_and_pixel(particles)
+    return particles if len(kinds) == 1 else particles.select(kind == int(np.argmax(counts)))
 
 
 def _shuffled(reading: Reading, group: Tensor) -> Reading:
@@ -314,5 +351,7 @@ def _resampled(volume: Tensor, from_A: float, to_A: float, box_size: int) -> Ten
 
 def _standard_errors(values: Tensor) -> float:
     """How many of its standard errors the mean lies above 0."""
-    error = values.std() / math.sqrt(max(len(values), 1))
+    if len(values) < 2:
+        return 0.0
+    error = values.std() / math.sqrt(len(values))
     return float(values.mean() / error) if error > 0 else 0.0

@@ -65,3 +65,26 @@ class PrepareProgress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+class CheckProgress:
+    """What is being tried, on a terminal."""
+
+    def __init__(self) -> None:
+        self._status = Console(stderr=True).status("preflight") if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Self:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def update(self, what: str) -> None:
+        """Tell what is being tried."""
+        if self._status is not None:
+            self._status.update(f"preflight: {what}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()

@@ -96,9 +96,9 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_poses(
-    path: StrPath, n: int, particles: str
+    path: StrPath, n: int | None, particles: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Read poses for the n particles of the file `particles`.
+    """Read poses for the n particles of the file `particles`, or (n None) all that there are.
 
     A pickle holds (rotation, shift), (rotation,) or the rotation alone; an .npz holds `rot` and `trans`.
 
@@ -133,6 +133,7 @@ def read_poses(
             f"{name} holds an array of shape {rotation.shape} where rotations (N, 3, 3) are expected; "
             "angles are not read, because a pickle does not say in which convention they are."
         )
+    n = len(rotation) if n is None else n
     _check_count(name, len(rotation), "poses", particles, n)
     check_finite(rotation.reshape(n, 9), name, "rotation")
     product = rotation @ rotation.transpose(0, 2, 1)
@@ -156,8 +157,10 @@ def read_poses(
     return rotation, shift
 
 
-def read_ctf(path: StrPath, n: int, particles: str, box_size_px: NDArray[np.int64]) -> dict[str, Any]:
+def read_ctf(path: StrPath, n: int | None, particles: str, box_size_px: NDArray[np.int64]) -> dict[str, Any]:
     """Read a CTF table for the n particles of the file `particles`, as columns of the particle table.
+
+    n None: as many as there are.
 
     The table may have been made for the images at another binning: its pixel size is multiplied by its box
     over `box_size_px` (0 where unknown: no change). An .npz holds it as `ctf` and may add `dose` (A^2; the
@@ -181,6 +184,7 @@ def read_ctf(path: StrPath, n: int, particles: str, box_size_px: NDArray[np.int6
             f"{name} does not hold a CTF table: an array (N, 9) of {', '.join(CTF_TABLE)} is expected."
         )
     values = _floats(loaded, name)
+    n = len(values) if n is None else n
     _check_count(name, len(values), "CTF rows", particles, n)
     columns: dict[str, Any] = {}
     for number, column in enumerate(CTF_TABLE):

@@ -89,3 +89,30 @@ def toy_molecule(motion: float, attached: bool, seed: int = 7) -> GaussianPhanto
         sigma_A=torch.full((len(centre_A),), 5.0, dtype=torch.float64),
         weight=torch.ones(len(centre_A), dtype=torch.float64),
     )
+
+
+def hinged_points(seed: int = 11) -> tuple[Tensor, Tensor]:
+    """Build a chiral complex of two domains out of points, one for each residue of 110 Da (133 A^3).
+
+    A body of about 230 kDa, and an arm of about 65 kDa bent by a right angle: a stalk along y that starts at
+    the body, and a head that points to x. The arm turns freely about the axis along y through (12, 0, 0).
+
+    Parameters
+    ----------
+    seed
+        Of the arrangement of the points; the same seed is the same molecule.
+
+    Returns
+    -------
+    tuple of Tensor
+        Points of the body (n, 3) and of the arm (m, 3), x, y, z in Angstrom.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def domain(centre_A: tuple[float, ...], radius_A: tuple[float, ...]) -> Tensor:
+        n = round(4 / 3 * math.pi * math.prod(radius_A) / 133)
+        return _blobs(generator, n, centre_A, radius_A)
+
+    body = [domain((0, -32, 0), (45, 35, 35)), domain((-38, -2, 20), (24, 20, 18))]
+    arm = [domain((12, 30, 0), (14, 30, 14)), domain((45, 62, 0), (40, 16, 20))]
+    return torch.cat(body), torch.cat(arm)
