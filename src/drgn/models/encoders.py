@@ -26,6 +26,8 @@ class Observation(NamedTuple):
         (B, P), CTF^2: the part of the volume's slice that `centred` holds.
     rotation
         (B, 3, 3).
+    start
+        Mean and log-variance of the latent, (B, Z) each, that the subspace gives; None without one.
     """
 
     row: Tensor
@@ -33,6 +35,7 @@ class Observation(NamedTuple):
     centred: Tensor
     weight: Tensor
     rotation: Tensor
+    start: tuple[Tensor, Tensor] | None = None
 
 
 def _posterior(out: Tensor) -> tuple[Tensor, Tensor]:
