@@ -193,3 +193,18 @@ def test_what_is_not_modelled_is_not_in_the_volume():
     axis = torch.arange(BOX) - BOX // 2
     r2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
     assert transform[r2 >= (BOX / 2) ** 2].abs().max() < 1e-6 * transform.abs().max()
+
+
+def test_geometry_phases_and_ctf_stay_in_float32_under_autocast(batch):
+    """Only the decoder's products may be taken in half precision: here there are none, so nothing changes."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = make()(batch)
+    torch.testing.assert_close(half.image, make()(batch).image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert imaging.slice_coordinates(LATTICE.frequencies, batch["rotation"]).dtype == torch.float32
+        assert (
+            imaging.transfer(
+                LATTICE.frequencies, batch["pixel_size_A"], batch["ctf_parameters"], batch["shift_px"]
+            )[1].dtype
+            == torch.complex64
+        )

@@ -83,5 +83,7 @@ def shift_phase(frequencies: Tensor, shift_px: Tensor) -> Tensor:
     Tensor
         (..., P) complex, exp(+2 pi i k.shift).
     """
-    phase = 2 * math.pi * (shift_px @ frequencies.T)
+    # no matrix product: autocast would take it in bfloat16
+    x, y = shift_px[..., :1], shift_px[..., 1:]
+    phase = 2 * math.pi * (x * frequencies[:, 0] + y * frequencies[:, 1])
     return torch.polar(torch.ones_like(phase), phase)

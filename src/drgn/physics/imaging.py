@@ -50,7 +50,9 @@ def slice_coordinates(frequencies: Tensor, rotation: Tensor) -> Tensor:
     Tensor
         (B, P, 3), same unit.
     """
-    return frequencies @ rotation[..., :2, :]
+    # no matrix product: autocast would take it in bfloat16, and geometry is float32 everywhere
+    x, y = frequencies[:, :1], frequencies[:, 1:]
+    return x * rotation[..., :1, :] + y * rotation[..., 1:2, :]
 
 
 def fold(coordinates: Tensor) -> tuple[Tensor, Tensor]:
