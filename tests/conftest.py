@@ -1,6 +1,8 @@
 """Fixtures that every test folder may use."""
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,3 +77,21 @@ def train_tiny(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Cal
 def trained(train_tiny: Callable[..., Path]) -> Path:
     """Return the folder of a run of one epoch with a latent of two dimensions; tests must not write to it."""
     return train_tiny()
+
+
+@pytest.fixture(scope="session")
+def relion() -> Callable[..., None]:
+    """Return a function that runs a RELION program in a folder."""
+    programs = ("relion_project", "relion_reconstruct")
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        reason = f"RELION is not on PATH: {', '.join(missing)}"
+        if os.environ.get("DRGN_REQUIRE_RELION") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+    def run(folder: Path, *command: str) -> None:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run

@@ -31,14 +31,15 @@ ALLOWED = {
     "models": BASE | {"physics", "models"},
     "data": PHYSICAL | {"data"},
     "training": LEARNING,
-    "run": LEARNING | ENTRY,
+    "run": LEARNING | ENTRY | {"foreign_run"},
+    "foreign_run": PHYSICAL | {"models", "data", "run"},
     "analysis": LEARNING | {"run", "analysis"},
     **{verb: LEARNING | ENTRY | {"run", "analysis", *VERBS} for verb in VERBS},
 }
 HYDRA = {"command.py", "run.py", "train.py"}
 LIGHTNING = {"data/datamodule.py", "train.py"}  # and training/
 INSIDE_FUNCTIONS = {"matplotlib", "skimage", "umap", "sklearn"}
-LIBRARIES_OF_FORMATS = {"numpy", "pandas", "scipy", "mrcfile", "starfile"}
+LIBRARIES_OF_FORMATS = {"numpy", "pandas", "scipy", "mrcfile", "pyarrow", "yaml"}
 LIBRARIES_OF_PHYSICS = {"numpy", "scipy", "torch"}
 
 

@@ -3,10 +3,12 @@
     drgn analyze                                             # the newest run
     drgn analyze run=outputs/train/toy/2026-01-31_12-00-00 kmeans=10
     drgn analyze umap=false volumes=false                    # the quick look: no UMAP, no volumes
+    drgn analyze run=my_cryodrgn_run                         # the latents of a cryoDRGN run, without volumes
 
 Writes to analysis/ of the run: report.html (one file, opens anywhere), embedding.npz (PCA and UMAP by
 particle), kmeansK/ (labels.npz by particle, a volume at the particle nearest to each centre), pcN/ (volumes
 along the principal components), average/ (the volume at the particle nearest to the mean), and the pictures.
+For a run of cryoDRGN it writes to drgn/analysis/ of it, and leaves cryoDRGN's own analyze.N/ alone.
 A run without a latent gets map/ and its picture; a one-dimensional latent percentiles/ in place of pcN/.
 """
 
@@ -31,7 +33,7 @@ def analyze(
     Parameters
     ----------
     run
-        The run folder, or "latest".
+        The run folder, of cryoDRGN too, or "latest".
     kmeans
         Number of k-means clusters.
     pcs
@@ -62,7 +64,10 @@ def analyze(
     opened = Run.open(run, trust=trust)
     folder = output or opened.folder("analysis")
     folder.mkdir(parents=True, exist_ok=True)
-    if opened.model().zdim == 0:
+    if volumes and not opened.decodes:
+        volumes = False
+        print("No maps are made: cryoDRGN's weights are not decoded here (cryodrgn eval_vol makes maps).")
+    if opened.zdim == 0:
         found = study.homogeneous(opened, folder)
     else:
         found = study.heterogeneous(

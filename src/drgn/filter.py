@@ -1,12 +1,17 @@
-"""Select particles of a run and write them as .star, .cs or row indices.
+"""Select particles of a run and write them as .star, .cs and .csg, for cryoDRGN, or as row indices.
 
     drgn filter output=kept.star clusters=[0,3,7]            # three clusters of the newest run's analysis
     drgn filter output=good.cs clusters=[4,5] invert=true    # all but two clusters
     drgn filter output=kept.pkl max_z_norm=10                # without outliers, as row indices
-    drgn filter run=outputs/train/toy/2026-01-31_12-00-00 output=both.star clusters=[0,1] indices=mine.npy
+    drgn filter output=state.star split=true                 # each cluster to a file of its own
+    drgn filter output=all.star max_z_norm=100 columns=true  # latents and clusters as columns
+    drgn filter output=full.star clusters=[0] original=unbinned.star images=true
+    drgn filter run=outputs/train/toy/2026-01-31_12-00-00 output=both.star clusters=[0,1] indices=mine.star
 
-A particle is kept when every given condition keeps it; the conditions are joined by the particle's identity.
-A .star or .cs keeps all columns of the file that the particles came from; row indices count its rows from 0.
+A particle is kept when every given condition keeps it. Files are joined by what the particles are (cryoSPARC
+uid, image name, name of the original image, micrograph and position), never by row. A .star or .cs keeps all
+columns of the file that the particles came from. A name without a suffix is a folder for cryoDRGN
+(particles.star, poses.pkl, ctf.pkl); row indices count the rows of the original file from 0.
 """
 
 from pathlib import Path
@@ -24,6 +29,12 @@ def filter(
     indices: Path | None,
     invert: bool,
     output: Path,
+    split: bool,
+    columns: bool,
+    star_version: float | None,
+    original: Path | None,
+    original_datadir: Path | None,
+    images: bool,
     trust: list[str],
 ) -> int:
     """Write the particles that satisfy all given conditions.
@@ -35,7 +46,7 @@ def filter(
     clusters
         Keep the particles of these clusters.
     kmeans
-        Which k-means of the analysis `clusters` counts in.
+        Which k-means of the analysis `clusters`, `split` and `columns` mean.
     max_z_norm
         Keep the particles whose latent is at most this far from the origin.
     indices
@@ -44,7 +55,19 @@ def filter(
     invert
         Keep the others instead.
     output
-        The file to write; its suffix says the form.
+        The file or folder to write; its suffix says the form.
+    split
+        One file for each cluster.
+    columns
+        Add latents (drgnLatent1, ...) and clusters (drgnCluster) as columns.
+    star_version
+        Dialect of RELION, 3.1 or 3.0; None: that of the source.
+    original
+        A particle file with other images of the same particles, for instance unbinned ones: written instead.
+    original_datadir
+        Where its stacks lie, when not where it says.
+    images
+        Also copy the images into a stack beside the file.
     trust
         Module prefixes that the run's config may name besides drgn, torch and pytorch_lightning.
 
@@ -60,28 +83,47 @@ def filter(
     """
     import numpy as np
 
-    from drgn.analysis import selection
+    from drgn.analysis import export, selection
+    from drgn.formats.particles import Particles
     from drgn.run import Run
 
-    if clusters is None and max_z_norm is None and indices is None:
-        raise InputError("filter needs a condition: clusters=[...], max_z_norm=... or indices=FILE.")
+    if clusters is None and max_z_norm is None and indices is None and not split:
+        raise InputError(
+            "filter needs a condition: clusters=[...], max_z_norm=..., indices=FILE or split=true."
+        )
+    if star_version not in (None, 3.0, 3.1):
+        raise InputError(f"star_version={star_version}: expected 3.1, 3.0 or null.")
     opened = Run.open(run, trust=trust)
     particles = opened.particles()
     key = particles.table["key"].to_numpy()
-    masks = []
-    if clusters is not None:
+    labels = None
+    if clusters is not None or split or columns:
         labels = selection.labels_of_analysis(opened.folder("analysis"), kmeans, key)
+    masks = [np.ones(len(particles), dtype=bool)]
+    if clusters is not None:
         masks.append(selection.in_clusters(labels, clusters))
-    if max_z_norm is not None:
+    z = None
+    if max_z_norm is not None or columns:
         latents = opened.latents()
-        masks.append(selection.within_norm(selection.by_key(latents.z, latents.key, key), max_z_norm))
+        z = selection.by_key(latents.z, latents.key, key)
+    if max_z_norm is not None:
+        masks.append(selection.within_norm(z, max_z_norm))
     if indices is not None:
-        chosen = np.zeros(len(particles), dtype=bool)
-        chosen[particles.rows_of(indices)] = True
-        masks.append(chosen)
+        masks.append(np.zeros(len(particles), dtype=bool))
+        masks[-1][particles.rows_of(indices)] = True
     rows = selection.choose(masks, invert)
-    particles.select(rows).save(output)
-    print(f"Kept {len(rows)} of {len(particles)} particles ({len(rows) / len(particles):.1%}): {output}")
+    parts = export.files(output, rows, labels if split else None)
+    export.export(
+        particles,
+        parts,
+        star_version={None: None, 3.0: "3.0", 3.1: "3.1"}[star_version],
+        extra=export.columns(z, labels) if columns else None,
+        original=None if original is None else Particles.from_file(original, datadir=original_datadir),
+        images=images,
+    )
+    for path, kept in parts.items():
+        share = len(kept) / len(particles)
+        print(f"Kept {len(kept)} of {len(particles)} particles ({share:.1%}): {path}")
     return len(rows)
 
 

@@ -25,6 +25,7 @@ from rich.progress import track
 from drgn import __version__
 from drgn.data.datamodule import ParticleDataModule
 from drgn.errors import InputError
+from drgn.formats.cryodrgn_run import is_run
 from drgn.formats.particles import Particles
 from drgn.hints import leaves
 from drgn.models.reconstructor import Reconstructor
@@ -69,6 +70,8 @@ class Run:
         The composed configuration, plain values.
     """
 
+    decodes = True  # whether volumes can be made
+
     def __init__(self, path: Path, config: dict[str, Any], trust: Sequence[str] = ()) -> None:
         self.path, self.config, self._trust = path, config, tuple(trust)
 
@@ -96,8 +99,8 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: str | Path, trust: Sequence[str] = ()) -> Self:
-        """Open a run folder, or "latest", the newest below outputs/train.
+    def open(cls, path: str | Path, trust: Sequence[str] = ()) -> "Run":
+        """Open a run folder, of cryoDRGN too (a `ForeignRun`), or "latest", the newest below outputs/train.
 
         Raises
         ------
@@ -106,9 +109,14 @@ class Run:
         """
         folder = _latest() if str(path) == "latest" else Path(path)
         config_file = folder / "config.yaml"
+        if not (folder / "run.json").is_file() and is_run(folder):
+            from drgn.foreign_run import ForeignRun
+
+            return ForeignRun(folder)
         if not config_file.is_file() or not (folder / "run.json").is_file():
             raise InputError(
-                f"run={path}: expected a folder that drgn train made, with config.yaml and run.json in it"
+                f"run={path}: expected a folder that drgn train made, with config.yaml and run.json in it,"
+                " or one of cryoDRGN"
             )
         try:
             config = yaml.safe_load(config_file.read_text())
@@ -158,6 +166,17 @@ class Run:
     def pixel_size_A(self) -> float:
         """Pixel size of the training box."""
         return float(self.info["pixel_size_A"])
+
+    @property
+    def zdim(self) -> int:
+        """Dimensions of the latent; 0 without one."""
+        return int(self.config["latent"].get("zdim", 0))
+
+    @property
+    def trained(self) -> str:
+        """When and by what, for people."""
+        epochs = self.info.get("epochs", "?")
+        return f"{self.info['started'][:10]}, {epochs} epochs, drgn {self.info['drgn']}"
 
     @property
     def checkpoints(self) -> Path:

@@ -192,6 +192,50 @@ def test_written_pickles_are_what_cryodrgn_reads(tmp_path, shared):
     np.testing.assert_allclose(ctf, cryodrgn.load_pickle(folder / "ctf_classD.pkl"), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("sign", "option"), [(1.0, []), (-1.0, ["--uninvert-data"])])
+def test_a_full_export_is_what_was_read(tmp_path, shared, sign, option):
+    folder = shared / "tomodrgn"
+    particles = Particles.from_file(folder / "10076_classD_32_sim.star", data_sign=sign)
+    rows = np.array([5, 3, 100])
+    place = tmp_path / "new"
+    options = cryodrgn.write_cryodrgn(place, particles.table, particles.rotation, rows)
+    files = [str(place / name) for name in ("poses.pkl", "ctf.pkl", "ind.pkl")]
+    assert options == ["--poses", files[0], "--ctf", files[1], "--ind", files[2], *option]
+    again = Particles.from_file(
+        folder / "10076_classD_32_sim.star", poses=files[0], ctf=files[1], indices=files[2], data_sign=sign
+    )
+    chosen = particles.select(rows)
+    np.testing.assert_allclose(again.rotation, chosen.rotation, atol=1e-6)
+    numbers = [name for name in again.table if again.table[name].dtype.kind == "f"]
+    for name in set(numbers) - {"b_factor_A2", "ctf_scale"}:
+        np.testing.assert_allclose(again.table[name], chosen.table[name], rtol=1e-5, atol=1e-4)
+    assert again.table["key"].tolist() == chosen.table["key"].tolist()
+    cryodrgn.write_cryodrgn(place, particles.table, None)
+    assert not (place / "ind.pkl").exists()  # of the earlier selection, which the files no longer go with
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "sentence"),
+    [
+        ("pixel_size_A", 2.0, "differ in their pixel size"),
+        ("box_size_px", 16, "differ in their box size"),
+        ("data_sign", -1.0, "differ in their sign of the data"),
+        ("ctf_premultiplied", True, "multiplied by the CTF"),
+        ("phase_flipped", True, "multiplied by the sign of their CTF"),
+        ("voltage_kV", np.nan, "particle row 4: voltage_kV is nan"),
+    ],
+)
+def test_particles_that_cryodrgn_cannot_be_given(tmp_path, shared, column, value, sentence):
+    particles = Particles.from_file(shared / "tomodrgn" / "10076_classD_32_sim.star")
+    particles.table.loc[3, column] = value
+    with pytest.raises(InputError, match=sentence):
+        cryodrgn.write_cryodrgn(tmp_path, particles.table, None)
+    selected = particles.select(np.array([4, 5])).table
+    with pytest.raises(ValueError, match="the table of a whole file"):
+        cryodrgn.write_cryodrgn(tmp_path, selected, None, np.array([0]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_real_index_files(shared):
     filtered = cryodrgn.read_indices(shared / "empiar-10028" / "filtered.ind.pkl")  # a list of numpy scalars
     np.testing.assert_array_equal(filtered, np.load(shared / "empiar-10028" / "filtered.ind.npy"))

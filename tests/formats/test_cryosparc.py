@@ -1,52 +1,14 @@
+import warnings
+
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from drgn.errors import InputError
 from drgn.formats.cryodrgn import load_pickle
 from drgn.formats.cryosparc import rotvec_to_matrix
 from drgn.formats.particles import Particles, read_images
-
-FIELDS = [
-    ("uid", "u8"),
-    ("blob/path", "S40"),
-    ("blob/idx", "u4"),
-    ("blob/shape", "u4", (2,)),
-    ("blob/psize_A", "f4"),
-    ("blob/sign", "f4"),
-    ("alignments3D/shift", "f4", (2,)),
-    ("alignments3D/pose", "f4", (3,)),
-    ("alignments3D/psize_A", "f4"),
-    ("alignments3D/split", "u4"),
-    ("location/micrograph_path", "S40"),
-    ("location/micrograph_shape", "u4", (2,)),
-    ("location/center_x_frac", "f4"),
-    ("location/center_y_frac", "f4"),
-    ("ctf/bfactor", "f4"),
-    ("ctf/df_angle_rad", "f4"),
-    ("ctf/phase_shift_rad", "f4"),
-]
-
-
-@pytest.fixture
-def records():
-    records = np.zeros(4, dtype=FIELDS)
-    records["uid"] = [7, 2**63 + 5, 9, 1]
-    records["blob/path"] = b">J1/extract/a.mrc"
-    records["blob/idx"] = [3, 1, 0, 2]
-    records["blob/shape"] = 8
-    records["blob/psize_A"] = 1.5
-    records["blob/sign"] = -1
-    records["alignments3D/psize_A"] = 3.0
-    records["alignments3D/shift"] = [[2, -1], [0, 0], [1, 0], [0, 1]]
-    records["alignments3D/split"] = [0, 1, 0, 1]
-    records["location/micrograph_path"] = b">J1/m.mrc"
-    records["location/micrograph_shape"] = (3000, 4000)
-    records["location/center_x_frac"] = 0.25
-    records["location/center_y_frac"] = 0.5
-    records["ctf/bfactor"] = 20
-    records["ctf/df_angle_rad"] = np.pi / 2
-    records["ctf/phase_shift_rad"] = np.pi
-    return records
 
 
 def save(path, records):
@@ -137,7 +99,213 @@ def test_what_cannot_be_used(tmp_path, records):
         Particles.from_file(save(tmp_path / "p.cs", bad))
     with pytest.raises(InputError, match="not its passthrough"):
         Particles.from_file(save(tmp_path / "p.cs", records[["uid", "ctf/bfactor"]].copy()))
-    with pytest.raises(InputError, match="cannot be read as a cryoSPARC"):
+    with pytest.raises(InputError, match="holds no list of records"):
         Particles.from_file(save(tmp_path / "p.cs", np.array([{}], dtype=object)))
+    texts = np.zeros(2, dtype=[("uid", "u8"), ("blob/path", object), ("blob/idx", "u4")])
+    with pytest.raises(InputError, match="holds Python objects and was not loaded"):
+        Particles.from_file(save(tmp_path / "p.cs", texts))
     with pytest.raises(InputError, match="has no particles"):
         Particles.from_file(save(tmp_path / "p.cs", records[:0]))
+
+
+def with_fields(records, added):
+    """The records with fields {name: values} added, of float32 where the values are floats."""
+    arrays = {name: np.asarray(values) for name, values in added.items()}
+    arrays = {
+        name: array.astype("f4") if array.dtype.kind == "f" else array for name, array in arrays.items()
+    }
+    extra = [(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
+    result = np.zeros(len(records), dtype=[*records.dtype.descr, *extra])
+    for name in records.dtype.names:
+        result[name] = records[name]
+    for name, array in arrays.items():
+        result[name] = array
+    return result
+
+
+def without(records, prefix):
+    return records[[name for name in records.dtype.names if not name.startswith(prefix)]].copy()
+
+
+def classes(records, posterior, stem="alignments_class_"):
+    """The records with poses of the K classes of `posterior` (N, K), each turned and moved by its number."""
+    fields = {}
+    for k in range(posterior.shape[1]):
+        fields[f"{stem}{k}/pose"] = np.full((4, 3), 0.1 * (k + 1))
+        fields[f"{stem}{k}/shift"] = np.full((4, 2), k + 1.0)
+        fields[f"{stem}{k}/psize_A"] = np.full(4, 2.0 + k)
+        fields[f"{stem}{k}/class_posterior"] = posterior[:, k]
+    return with_fields(without(records, "alignments3D"), fields)
+
+
+POSTERIOR = np.array([[0.7, 0.3, 0], [0.1, 0.8, 0.1], [0, 0.2, 0.8], [0.5, 0.5, 0]])
+BEST = np.array([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize("stem", ["alignments_class_", "alignments_class3D_"])
+def test_of_several_classes_the_likeliest_gives_pose_shift_and_pixel(tmp_path, records, stem):
+    particles = Particles.from_file(save(tmp_path / "p.cs", classes(records, POSTERIOR, stem)))
+    pose = 0.1 * (BEST + 1)[:, None] * np.ones(3)
+    np.testing.assert_allclose(particles.rotation, rotvec_to_matrix(pose), atol=1e-6)
+    np.testing.assert_allclose(particles.table["shift_x_A"], (BEST + 1) * (BEST + 2))
+
+
+def test_a_pose_of_another_class_may_be_missing(tmp_path, records):
+    several = classes(records, POSTERIOR)
+    several["alignments_class_1/pose"][0] = np.nan
+    assert np.isfinite(Particles.from_file(save(tmp_path / "p.cs", several)).rotation).all()
+    several["alignments_class_0/pose"][0] = np.nan
+    with pytest.raises(InputError, match="particle row 1: pose of the best class is nan"):
+        Particles.from_file(save(tmp_path / "p.cs", several))
+
+
+def test_classes_without_posteriors_are_refused_but_one_class_needs_none(tmp_path, records):
+    fields = without(classes(records, POSTERIOR), "alignments_class_2/class_posterior")
+    with pytest.raises(InputError, match="poses of 3 classes but 2 fields class_posterior"):
+        Particles.from_file(save(tmp_path / "p.cs", fields))
+    abinitio = without(classes(records, POSTERIOR[:, :1]), "alignments_class_0/class_posterior")
+    particles = Particles.from_file(save(tmp_path / "p.cs", abinitio))
+    assert set(particles.table["shift_x_A"]) == {2.0}  # one pixel of 2 A
+
+
+@pytest.mark.parametrize("size", [np.array([3.0, 3, 3, 3]), np.tile([3.0, 4.0, 5.0], (4, 1))])
+def test_classes_as_columns(tmp_path, records, size):
+    number = np.arange(1.0, 4)
+    fields = {
+        "alignments3D_multi/pose": np.tile(0.1 * number[:, None] * np.ones(3), (4, 1, 1)),
+        "alignments3D_multi/shift": np.tile(number[:, None] * np.ones(2), (4, 1, 1)),
+        "alignments3D_multi/class_posterior": POSTERIOR,
+        "alignments3D_multi/psize_A": size,
+    }
+    several = with_fields(without(records, "alignments3D"), fields)
+    particles = Particles.from_file(save(tmp_path / "p.cs", several))
+    pose = 0.1 * (BEST + 1)[:, None] * np.ones(3)
+    np.testing.assert_allclose(particles.rotation, rotvec_to_matrix(pose), atol=1e-6)
+    expected = size if size.ndim == 1 else size[np.arange(4), BEST]
+    np.testing.assert_allclose(particles.table["shift_y_A"], (BEST + 1) * expected)
+    with pytest.raises(InputError, match="no alignments3D_multi/class_posterior"):
+        Particles.from_file(save(tmp_path / "p.cs", without(several, "alignments3D_multi/class_posterior")))
+
+
+def test_a_selection_of_one_half_keeps_its_half_set(tmp_path, records):
+    def half_sets(split):
+        records["alignments3D/split"] = split
+        return Particles.from_file(save(tmp_path / "p.cs", records)).table["half_set"].tolist()
+
+    assert half_sets([1, 1, 1, 1]) == [2, 2, 2, 2]
+    assert half_sets([0, 0, 0, 0]) == [0, 0, 0, 0]  # the same as unset
+    assert half_sets([0, 1, 0, 2]) == [0, 0, 0, 0]
+
+
+def test_signs_boxes_and_pixels_may_differ_between_particles(tmp_path, records):
+    records["blob/sign"] = [1, -1, 1, -1]
+    records["blob/shape"][:2] = 16
+    records["blob/psize_A"][:2] = 0.75
+    table = Particles.from_file(save(tmp_path / "p.cs", records)).table
+    assert table["data_sign"].tolist() == [1, -1, 1, -1]
+    assert table["box_size_px"].tolist() == [16, 16, 8, 8]
+    assert table["pixel_size_A"].tolist() == [0.75, 0.75, 1.5, 1.5]
+    assert table["shift_x_A"].tolist() == [6.0, 0.0, 3.0, 0.0]  # of the alignment's pixel all the same
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("width", "48")
+def test_texts_of_any_kind_and_numbers_of_any_width(tmp_path, records, order, width):
+    dtype = []
+    for name in records.dtype.names:
+        field = records.dtype[name]
+        if field.kind == "S":
+            dtype.append((name, f"{order}U60"))
+        elif field.base.kind == "f":
+            dtype.append((name, f"{order}f{width}", field.shape))
+        else:
+            dtype.append((name, field.newbyteorder(order)))
+    other = Particles.from_file(save(tmp_path / "q.cs", records.astype(dtype)))
+    one = Particles.from_file(save(tmp_path / "p.cs", records))
+    columns = [name for name in one.table if one.table[name].dtype.kind == "f"]
+    np.testing.assert_allclose(other.table[columns], one.table[columns])
+    for name in ("key", "image_path", "micrograph"):
+        assert other.table[name].tolist() == one.table[name].tolist()
+
+
+def test_a_header_of_many_classes_is_longer_than_numpy_reads_by_itself(tmp_path, records):
+    several = classes(records, np.tile(np.eye(1, 60), (4, 1)))
+    path = save(tmp_path / "p.cs", several)
+    with pytest.raises(ValueError, match="Header"):
+        np.load(path)
+    np.testing.assert_allclose(Particles.from_file(path).table["shift_x_A"], 2.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "sentence"),
+    [
+        ("blob/shape", np.tile([8, 6], (4, 1)), r"row 1: blob/shape is \[8, 6\], where square"),
+        ("blob/idx", np.array([0, -1, 2, 3]), "row 2: blob/idx is negative"),
+        ("blob/idx", np.zeros(4), "blob/idx as float32, where whole numbers"),
+        ("blob/path", np.zeros(4), "blob/path as float32, where text"),
+        ("blob/path", np.array([b"\xff"] * 4), "blob/path that cannot be read as text"),
+        ("alignments3D/pose", np.zeros((4, 2)), "alignments3D/pose as .*, where 3 numbers a particle"),
+        ("alignments3D/psize_A", np.array([1.0, 0, 1, 1]), "row 2: alignments3D/psize_A is 0"),
+        ("blob/sign", np.array([b"dark"] * 4), "blob/sign as .*, where one number a particle"),
+        ("blob/sign", np.array([1.0, 0, 1, 1]), r"data_sign is \[1.0, 0.0\]"),
+    ],
+)
+def test_a_field_of_another_form_is_a_sentence(tmp_path, records, field, values, sentence):
+    bad = with_fields(
+        records[[name for name in records.dtype.names if name != field]].copy(), {field: values}
+    )
+    with pytest.raises(InputError, match=sentence):
+        Particles.from_file(save(tmp_path / "p.cs", bad))
+
+
+def header(text):
+    content = text.encode("latin1")
+    return b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY",
+        header("{'descr': [('uid', '<u8')], 'fortran_order': False, 'shape': (10**15,)}\n"),
+        header("{'descr': [('uid', '<u8')], 'fortran_order': False, 'shape': (1000000000000000,)}\n")
+        + b"x" * 99,
+        header("{'descr': [('uid', '<u8')], 'fortran_order': False, 'shape': (-1,)}\n"),
+        header("{'descr': [('uid', '<u8')], 'fortran_order': False, 'shape': (99999999999999999999999,)}\n"),
+        header("{'descr': [('uid', 'S999999999')], 'fortran_order': False, 'shape': (1,)}\n"),
+        header("{'descr': [('uid', 'V0')], 'fortran_order': False, 'shape': (1,)}\n"),
+        header("{'descr': '<f8', 'fortran_order': False, 'shape': ()}\n") + b"x" * 8,
+        header("(" * 9000 + "\n"),
+        header("-" * 9000 + "1\n"),
+    ],
+)
+def test_a_header_is_not_believed(tmp_path, content):
+    (tmp_path / "p.cs").write_bytes(content)
+    with pytest.raises(InputError, match=r"p\.cs"):
+        Particles.from_file(tmp_path / "p.cs")
+
+
+def test_the_compressed_form_is_named(tmp_path):
+    (tmp_path / "p.cs").write_bytes(b"\x95CSDAT\x00\x00\x00\x00")
+    with pytest.raises(InputError, match=r"compressed form; write it as a plain \.cs with cryosparc-tools"):
+        Particles.from_file(tmp_path / "p.cs")
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_damaged_bytes_are_an_input_error_or_a_table(tmp_path, records, data):
+    content = bytearray(save(tmp_path / "good.cs", records).read_bytes())
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content))) :]
+    for _ in range(data.draw(st.integers(0, 4))):
+        place = data.draw(st.integers(0, max(len(content) - 1, 0)))
+        content[place : place + 1] = data.draw(st.binary(max_size=3))
+    (tmp_path / "bad.cs").write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a float that overflows
+        try:
+            particles = Particles.from_file(tmp_path / "bad.cs")
+        except InputError:
+            return
+    assert len(particles) == 4

@@ -289,7 +289,7 @@ def check_refused(path, sentences):
 
 
 NOT_OURS = {
-    "particles": r"is not a particle file: \.star, \.cs, \.mrcs, \.mrc or \.txt is expected",
+    "particles": r"is not a particle file: \.star, \.cs, \.csg, \.mrcs, \.mrc or \.txt is expected",
     "volume": "is not an MRC file that can be read",
     "indices": r"is not an index file: \.pkl, \.npy or \.txt is expected",
     "pickle": "is not a pickle that can be read|was not loaded: the pickle asks for",

@@ -4,10 +4,6 @@ RELION 3.1's relion_project and relion_reconstruct must be on PATH. Without them
 with DRGN_REQUIRE_RELION=1 that is a failure.
 """
 
-import os
-import shutil
-import subprocess
-
 import numpy as np
 import pytest
 import torch
@@ -24,24 +20,6 @@ from drgn.physics.phantoms import GaussianPhantom
 from drgn.physics.rotations import random_rotations
 
 CASES = {"box 64": (64, 3.0, 0.0), "box 48": (48, 4.0, 20.0), "box 32, phase plate": (32, 6.0, 90.0)}
-
-
-@pytest.fixture(scope="module")
-def relion():
-    """Return a function that runs a RELION program in a folder."""
-    programs = ("relion_project", "relion_reconstruct")
-    missing = [name for name in programs if shutil.which(name) is None]
-    if missing:
-        reason = f"RELION is not on PATH: {', '.join(missing)}"
-        if os.environ.get("DRGN_REQUIRE_RELION") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-    def run(folder, *command):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    return run
 
 
 def _scaled(molecule, pixel_A):

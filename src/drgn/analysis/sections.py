@@ -29,12 +29,12 @@ _MONITOR = "heldout/loss"
 
 def data_and_training(run: Run, folder: Path) -> list[Section]:
     """What was trained on what, and how the losses went."""
-    particles, info = run.particles(), run.info
+    particles = run.particles()
     rows = [
         ("particles", f"{len(particles):,} from {particles.source.path}"),
         ("training box", f"{run.box_size} pixels of {run.pixel_size_A:.4g} Å"),
-        ("latent dimensions", str(run.model().zdim)),
-        ("trained", f"{info['started'][:10]}, {info.get('epochs', '?')} epochs, drgn {info['drgn']}"),
+        ("latent dimensions", str(run.zdim)),
+        ("trained", run.trained),
     ]
     table = losses(run.path)
     if _MONITOR in table:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
-from drgn.formats.table import check_finite
+from drgn.formats.table import CTF_COLUMNS, check_finite
 
 StrPath = str | os.PathLike[str]
 
@@ -55,13 +55,22 @@ def load_pickle(path: StrPath) -> Any:
     InputError
         When the file is no pickle, or names anything else to be imported (which could run code).
     """
+    return load_pickles(path, most=1)[0]
+
+
+def load_pickles(path: StrPath, most: int | None = None) -> list[Any]:
+    """Load the pickles that stand one after the other in a file (z.N.pkl): one at least, `most` at most."""
     name = os.fspath(path)
     try:
         content = Path(name).read_bytes()
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror}).") from error
+    stream = io.BytesIO(content)
+    loaded: list[Any] = []
     try:
-        return _ArrayUnpickler(io.BytesIO(content), name).load()
+        while not loaded or (stream.tell() < len(content) and len(loaded) != most):
+            loaded.append(_ArrayUnpickler(stream, name).load())
+        return loaded
     except InputError:
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
@@ -237,6 +246,79 @@ def write_ctf_pkl(path: StrPath, table: pd.DataFrame) -> None:
     """Write the CTF columns of a particle table as cryoDRGN's float32 (N, 9)."""
     with replacing(path) as temporary:
         temporary.write_bytes(pickle.dumps(table[list(CTF_TABLE)].to_numpy(dtype=np.float32)))
+
+
+def write_cryodrgn(
+    folder: StrPath,
+    table: pd.DataFrame,
+    rotation: NDArray[np.float64] | None,
+    rows: NDArray[np.int64] | None = None,
+) -> list[str]:
+    """Write poses.pkl, ctf.pkl and, for a selection, ind.pkl, which cryoDRGN takes with the particle file.
+
+    cryoDRGN applies ind.pkl to the images, the poses and the CTF alike: they all have a row for each particle
+    of the file. Poses or CTF that are not known are not written. cryoDRGN knows no B-factors.
+
+    Parameters
+    ----------
+    folder : made where it is missing
+    table : the particle table of the whole file, or a selection that is a file of its own (then without rows)
+    rotation : (N, 3, 3), or None
+    rows : rows of the table to select, or None for all
+
+    Returns
+    -------
+    list of str
+        The options of `cryodrgn train_vae` that go with the files, `--uninvert-data` where protein is dark.
+
+    Raises
+    ------
+    InputError
+        When cryoDRGN cannot be given these particles: images of several sizes, pixel sizes or signs, or
+        multiplied by their CTF or its sign; or when the CTF is known only in part.
+    """
+    place = Path(folder)
+    if rows is not None and not np.array_equal(table["source_row"], np.arange(len(table))):
+        raise ValueError("rows select from the table of a whole file")
+    for column, what in (
+        ("box_size_px", "box size"),
+        ("pixel_size_A", "pixel size"),
+        ("data_sign", "sign of the data"),
+    ):
+        if table[column].nunique(dropna=False) != 1:
+            raise InputError(
+                f"{place}: these particles differ in their {what}, and cryoDRGN takes only one; select those "
+                "of one first."
+            )
+    for column, what in (("ctf_premultiplied", "CTF"), ("phase_flipped", "sign of their CTF")):
+        if table[column].any():
+            raise InputError(
+                f"{place}: these images are multiplied by the {what}, which cryoDRGN cannot be told; give it "
+                "the images as they were extracted."
+            )
+    options: list[str] = []
+    box, pixel_A = int(table["box_size_px"].iloc[0]), float(table["pixel_size_A"].iloc[0])
+    if (rotation is not None or table["defocus_u_A"].notna().any()) and not (box > 0 and pixel_A > 0):
+        raise InputError(
+            f"{place}: poses and CTF need the box and the pixel size of the images; find the stacks, or set "
+            "pixel_size_A=VALUE."
+        )
+    if rotation is not None:
+        shift_A = table[["shift_x_A", "shift_y_A"]].to_numpy()
+        write_poses_pkl(place / "poses.pkl", rotation, shift_A, box, pixel_A)
+        options += ["--poses", str(place / "poses.pkl")]
+    if table["defocus_u_A"].notna().any():
+        for column in CTF_COLUMNS:
+            check_finite(table[column].to_numpy(np.float64), str(place), column)
+        write_ctf_pkl(place / "ctf.pkl", table)
+        options += ["--ctf", str(place / "ctf.pkl")]
+    if rows is not None:
+        with replacing(place / "ind.pkl") as temporary:
+            temporary.write_bytes(pickle.dumps(np.asarray(rows, dtype=np.int64)))
+        options += ["--ind", str(place / "ind.pkl")]
+    else:
+        (place / "ind.pkl").unlink(missing_ok=True)  # of an earlier selection
+    return [*options, "--uninvert-data"] if table["data_sign"].iloc[0] < 0 else options
 
 
 def _load_npz(path: str) -> dict[str, NDArray[Any]]:

@@ -9,24 +9,29 @@ Examples
 
 import os
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from drgn.errors import InputError
-from drgn.formats import cryosparc, relion, star
+from drgn.formats import cryosparc_group, relion, star
 from drgn.formats.atomic import replacing
+from drgn.formats.cryodrgn import write_cryodrgn
 from drgn.formats.identity import match
 from drgn.formats.locate import missing_stack
+from drgn.formats.mrc import StackWriter
 from drgn.formats.reading import Rows, StrPath, read_indices, read_particles
 from drgn.formats.stacks import ImageReader
 from drgn.formats.table import COLUMNS, CTF_COLUMNS, Correction, Source
 
 __all__ = ["COLUMNS", "Particles", "Source", "read_images"]
+
+_COPIED = 512  # images held in memory while they are copied
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +54,7 @@ class Particles:
         cls,
         path: StrPath,
         *,
+        passthrough: StrPath | None = None,
         poses: StrPath | None = None,
         ctf: StrPath | None = None,
         datadir: StrPath | None = None,
@@ -66,7 +72,9 @@ class Particles:
 
         Parameters
         ----------
-        path : .star (RELION 3.0, 3.1), .cs (cryoSPARC), .mrcs or .mrc (a stack), .txt (a list of stacks)
+        path : .star (RELION 1 to 5), .cs or .csg (cryoSPARC), .mrcs or .mrc (a stack), .txt (a list of
+            stacks)
+        passthrough : the passthrough .cs of a .cs, joined by uid; it is found where it lies beside `path`
         poses, ctf : they replace what `path` says: a .star or .cs that holds the same particles in any order,
             or cryoDRGN's .pkl or .npz, which name no particles and must have one row per row of `path`
         datadir : folder that the names of the stacks start from
@@ -88,6 +96,7 @@ class Particles:
         """
         table, rotation, source = read_particles(
             path,
+            passthrough=passthrough,
             poses=poses,
             ctf=ctf,
             datadir=datadir,
@@ -163,7 +172,7 @@ class Particles:
         InputError
             When a particle or a row is not in this table.
         """
-        if isinstance(selection, str | os.PathLike) and Path(selection).suffix in (".star", ".cs"):
+        if isinstance(selection, str | os.PathLike) and Path(selection).suffix in (".star", ".cs", ".csg"):
             chosen = Particles.from_file(selection)
             return match(chosen.table, self.table, chosen.source.path, self.source.path)
         rows = read_indices(selection, self.source.n_rows, self.source.path)
@@ -195,12 +204,32 @@ class Particles:
             source=replace(self.source, rows=original),
         )
 
-    def save(self, path: StrPath) -> None:
-        """Write the particles to a .star, a .cs, or their rows in the original file to a .pkl, .npy or .txt.
+    def save(
+        self,
+        path: StrPath,
+        *,
+        star_version: Literal["3.1", "3.0"] | None = None,
+        extra: pd.DataFrame | None = None,
+    ) -> None:
+        """Write the particles; the suffix says in which form.
 
-        A .star keeps all columns and the dialect of the star it came from; from any other origin, and where
-        poses, CTF or pixel size were given in place of its own, it is RELION 3.1. RELION has no column for
-        the sign of the data: give it again when the star is read. A .cs needs a .cs as its origin.
+        .star
+            Keeps all columns of the star it came from, and its dialect where `star_version` is None; from any
+            other origin, and where poses, CTF or pixel size were given in place of its own, it is written
+            anew. RELION has no column for the sign of the data: give it again when the star is read.
+        .cs
+            Needs a .cs or .csg as its origin; keeps all fields. A .csg is written beside it, which
+            cryoSPARC's "Import Result Group" takes.
+        .pkl, .npy, .txt
+            Rows of the original file, from 0.
+        none
+            A folder for cryoDRGN: particles.star, poses.pkl and ctf.pkl.
+
+        Parameters
+        ----------
+        path : file or folder
+        star_version : dialect of RELION
+        extra : N rows of columns to add to a .star or .cs
 
         Raises
         ------
@@ -209,14 +238,21 @@ class Particles:
         """
         suffix = Path(path).suffix
         if suffix == ".star":
-            star.write_blocks(path, relion.to_blocks(self.source, self.table, self.rotation))
+            blocks = relion.to_blocks(
+                self.source, self.table, self.rotation, version=star_version, extra=extra
+            )
+            star.write_blocks(path, blocks)
+        elif suffix == "":
+            self.save(Path(path) / "particles.star", star_version=star_version, extra=extra)
+            write_cryodrgn(path, self.table, self.rotation)
         elif suffix == ".cs":
             if self.source.kind != "cs" or self.source.replaced:
                 raise InputError(
                     f"{os.fspath(path)}: a .cs can be written only from a .cs of which nothing was "
                     f"replaced, and these particles come from {self.source.path}; save a .star."
                 )
-            cryosparc.write(path, self.source.rows)
+            added = {} if extra is None else {str(name): extra[name].to_numpy() for name in extra}
+            cryosparc_group.write_group(path, self.source.rows, self.source.group, added)
         elif suffix in (".pkl", ".npy", ".txt"):
             rows = self.table["source_row"].to_numpy()
             with replacing(path) as temporary:
@@ -227,7 +263,52 @@ class Particles:
                 else:
                     np.savetxt(temporary, rows, fmt="%d")
         else:
-            raise InputError(f"{os.fspath(path)}: particles are saved as .star, .cs, .pkl, .npy or .txt.")
+            raise InputError(
+                f"{os.fspath(path)}: particles are saved as .star, .cs, .pkl, .npy or .txt, or in a folder (a"
+                " name without a suffix) for cryoDRGN."
+            )
+
+    def copy_images(self, path: StrPath, progress: Callable[[int, int], None] | None = None) -> Self:
+        """Write the images of these particles, unchanged, into one stack; return the particles that name it.
+
+        What they were made from is kept as the name of the original image (rlnImageOriginalName).
+
+        Parameters
+        ----------
+        path : a .mrcs; named in the particle file as given here
+        progress : called with (images done, images in all)
+        """
+        reader, n = self.image_reader(), len(self)
+        with StackWriter(path, n, self.box_size, self.pixel_size_A) as stack:
+            for start in range(0, n, _COPIED):
+                stack.write(reader(np.arange(start, min(start + _COPIED, n))))
+                if progress is not None:
+                    progress(min(start + _COPIED, n), n)
+        number = pd.Series(np.arange(1, n + 1)).astype("str").str.zfill(6)
+        table = self.table.copy()
+        before = (table["image_index"] + 1).astype("str").str.zfill(6) + "@" + table["image_path"]
+        table["original_image"] = table["original_image"].where(table["original_image"] != "", before)
+        table["image_path"], table["image_index"] = os.path.abspath(path), np.arange(n)
+        rows = self.source.rows
+        if self.source.kind == "star":
+            rows = rows.copy()
+            rows["rlnImageName"] = (number + "@" + os.fspath(path)).to_numpy()
+            rows["rlnImageOriginalName"] = table["original_image"].to_numpy()
+        elif self.source.kind == "cs":
+            rows = cryosparc_group.with_images(rows, os.path.abspath(path))
+        else:
+            table["key"] = number + "@" + os.fspath(path)
+        return replace(self, table=table, source=replace(self.source, rows=rows))
+
+    def posed_as(self, other: "Particles", rows: NDArray[np.int64]) -> Self:
+        """Return these particles with the poses that row rows[i] of `other` has for particle i."""
+        if other.rotation is None:
+            return self
+        table = self.table.copy()
+        for column in ("shift_x_A", "shift_y_A"):
+            table[column] = other.table[column].to_numpy()[rows]
+        source = replace(self.source, replaced=True)
+        return replace(self, table=table, rotation=other.rotation[rows], source=source)
 
     def require_images(self) -> None:
         """Raise an InputError naming the first stack that is not found, and where it was looked for."""

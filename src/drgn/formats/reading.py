@@ -21,12 +21,22 @@ StrPath = str | os.PathLike[str]
 Rows = NDArray[np.integer[Any]] | NDArray[np.bool_]
 
 
-_GIVEN = ("poses", "ctf", "datadir", "pixel_size_A", "data_sign", "ctf_premultiplied", "phase_flipped")
+_GIVEN = (
+    "passthrough",
+    "poses",
+    "ctf",
+    "datadir",
+    "pixel_size_A",
+    "data_sign",
+    "ctf_premultiplied",
+    "phase_flipped",
+)
 
 
 def read_particles(
     path: StrPath,
     *,
+    passthrough: StrPath | None = None,
     poses: StrPath | None,
     ctf: StrPath | None,
     datadir: StrPath | None,
@@ -38,7 +48,7 @@ def read_particles(
 ) -> tuple[pd.DataFrame, NDArray[np.float64] | None, Source]:
     """Return table, rotation and source; see `Particles.from_file`."""
     name = os.fspath(path)
-    parsed = _parse(name, None if datadir is None else os.fspath(datadir))
+    parsed = _parse(name, passthrough, None if datadir is None else os.fspath(datadir))
     n = len(parsed.image_index)
     given = (poses, ctf, pixel_size_A, ctf_premultiplied, phase_flipped)
     source = replace(
@@ -126,7 +136,7 @@ def read_indices(indices: StrPath | Rows, n: int, path: str) -> NDArray[np.int64
 
 def _is_table(path: StrPath) -> bool:
     """Whether poses or CTF come in a particle file, whose rows have names, and not in bare arrays."""
-    return Path(path).suffix in (".star", ".cs")
+    return Path(path).suffix in (".star", ".cs", ".csg")
 
 
 def _joined(
@@ -138,12 +148,14 @@ def _joined(
     return other, rotation, match(table, other, name, source.path)
 
 
-def _parse(path: str, datadir: str | None) -> Parsed:
+def _parse(path: str, passthrough: StrPath | None, datadir: str | None) -> Parsed:
     suffix = Path(path).suffix
+    if suffix in (".cs", ".csg"):
+        return cryosparc.read(path, passthrough)
+    if passthrough is not None:
+        raise InputError(f"{path} has no passthrough; passthrough={os.fspath(passthrough)} belongs to a .cs.")
     if suffix == ".star":
         return relion.read(path)
-    if suffix == ".cs":
-        return cryosparc.read(path)
     if suffix in (".mrcs", ".mrc"):
         names, lengths = [Path(path).name], [read_stack_header(path).shape[0]]
         kind = "mrcs"
@@ -151,7 +163,7 @@ def _parse(path: str, datadir: str | None) -> Parsed:
         kind = "txt"
         names, lengths = _read_list(path, datadir)
     else:
-        raise InputError(f"{path} is not a particle file: .star, .cs, .mrcs, .mrc or .txt is expected.")
+        raise InputError(f"{path} is not a particle file: .star, .cs, .csg, .mrcs, .mrc or .txt is expected.")
     return Parsed(
         source=Source(path=path, kind=kind),
         image_name=pd.Series(np.repeat(names, lengths), dtype="str"),

@@ -1,9 +1,13 @@
-"""RELION's particle columns (3.0 and 3.1 star files) into the particle table, and back.
+"""RELION's particle columns (star files of 1.x to 5) into the particle table; `to_blocks` is the way back.
 
 Dialects
-    3.1: a block `data_optics` and a particle block joined to it by rlnOpticsGroup; shifts in Angstrom.
-    3.0: one block of any name with everything per particle; shifts in pixels; the pixel size is
+    3.1 and later: a block `data_optics` and a particle block joined to it by rlnOpticsGroup; shifts in
+    Angstrom. The optics block may have another name; it is known by its columns.
+    3.0 and earlier: one block of any name with everything per particle; shifts in pixels; the pixel size is
     rlnDetectorPixelSize (um) * 1e4 / rlnMagnification, or rlnDetectorPixelSize alone (in A, cryoDRGN-ET).
+    Tomography of RELION 5, where a particle is a stack of tilt images or a volume, is refused.
+Unknown values
+    Without rlnPhaseShift there is no phase plate. "<NA>" and "None" (RELION's word) are texts left empty.
 B-factor
     RELION damps with a positive rlnCtfBfactor; Warp and M write -4 * dose (in A^2) for the same thing.
     The table holds the absolute value, which damps in both.
@@ -13,20 +17,25 @@ Groups
     within a group and rlnCtfBfactor is not zero.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from drgn.errors import InputError
 from drgn.formats import star
+from drgn.formats.euler import ANGLES, euler_to_matrix, matrix_to_euler
+from drgn.formats.optics import group_labels, magnified_pixel_size_A, optics_block, optics_rows
+from drgn.formats.relion_export import to_blocks
+from drgn.formats.star_values import MISSING, numbers_of
 from drgn.formats.table import Parsed, Source
 
-ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+__all__ = ["euler_to_matrix", "matrix_to_euler", "read", "to_blocks"]
+
 # in the optics block where there is one, else in the particle block
 _NUMBERS = {
     "voltage_kV": "rlnVoltage",
@@ -38,30 +47,6 @@ _NUMBERS = {
     "coordinate_x_px": "rlnCoordinateX",
     "coordinate_y_px": "rlnCoordinateY",
 }
-# what `to_blocks` writes anew, with the names of both dialects
-_WRITTEN_ANEW = {
-    *ANGLES,
-    *("rlnOriginX", "rlnOriginY", "rlnOriginZ", "rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst"),
-    *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor", "rlnCtfScalefactor"),
-    *("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnCtfDataAreCtfPremultiplied"),
-    "rlnCtfDataArePhaseFlipped",
-    *("rlnMagnification", "rlnDetectorPixelSize", "rlnPixelSize", "rlnImagePixelSize", "rlnImageSize"),
-    "rlnOpticsGroup",
-}
-
-
-def euler_to_matrix(angles_deg: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return RELION's Euler_angles2matrix of (N, 3) angles (rot, tilt, psi) as (N, 3, 3)."""
-    matrix: NDArray[np.float64] = Rotation.from_euler("ZYZ", angles_deg, degrees=True).as_matrix()
-    return np.ascontiguousarray(matrix.transpose(0, 2, 1))
-
-
-def matrix_to_euler(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return angles (rot, tilt, psi) in degrees, (N, 3), of matrices (N, 3, 3)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # at tilt 0 only rot + psi is defined: any split will do
-        angles: NDArray[np.float64] = Rotation.from_matrix(rotation.transpose(0, 2, 1)).as_euler("ZYZ", True)
-    return angles
 
 
 def read(path: str) -> Parsed:
@@ -74,16 +59,12 @@ def read(path: str) -> Parsed:
         that is used is not finite.
     """
     blocks = star.read_blocks(path)
-    name = next((block for block, frame in blocks.items() if "rlnImageName" in frame), None)
-    if name is None:
-        listed = ", ".join(f"data_{block}" for block in blocks) or "no block at all"
-        raise InputError(
-            f"{path} holds {listed}, but no block with the column rlnImageName; give a particle star file."
-        )
+    name = _particle_block(path, blocks)
     particles = blocks[name]
     if not len(particles):
         raise InputError(f"{path} has no particles in its block data_{name}.")
-    columns = _Columns(path, particles, blocks.get("optics"))
+    columns = _Columns(path, particles, blocks, optics_block(blocks, name))
+    _refuse_tomography(path, particles, blocks, columns)
 
     values: dict[str, Any] = {ours: columns.number(theirs) for ours, theirs in _NUMBERS.items()}
     values["pixel_size_A"] = columns.pixel_size_A()
@@ -99,11 +80,11 @@ def read(path: str) -> Parsed:
     values["phase_flipped"] = columns.number("rlnCtfDataArePhaseFlipped")
     values["half_set"] = columns.number("rlnRandomSubset")
     if "rlnImageOriginalName" in particles:
-        values["original_image"] = particles["rlnImageOriginalName"]
+        values["original_image"] = _texts(particles["rlnImageOriginalName"])
     if "rlnMicrographName" in particles:
-        values["micrograph"] = particles["rlnMicrographName"]
+        values["micrograph"] = _texts(particles["rlnMicrographName"])
     if "rlnOpticsGroup" in particles:
-        values["optics_group"] = particles["rlnOpticsGroup"].astype("str")
+        values["optics_group"] = group_labels(particles["rlnOpticsGroup"])
     if _is_tilt_series(particles, b_factor, values["ctf_scale"]):
         values["group"] = particles["rlnGroupName"]
 
@@ -133,84 +114,42 @@ def read(path: str) -> Parsed:
     )
 
 
-def to_blocks(
-    source: Source, table: pd.DataFrame, rotation: NDArray[np.float64] | None
-) -> dict[str, pd.DataFrame]:
-    """Return the blocks of a star file for a selection of particles.
-
-    From a star they are its own, all columns kept. Where values were replaced, or the particles came from
-    another kind of file, poses, CTF and optics are written anew in the dialect of RELION 3.1, beside the
-    columns of the star that they do not replace. The sign of the data has no column in RELION and is lost.
-    """
-    if source.kind == "star" and not source.replaced:
-        return {**source.blocks, source.particle_block: source.rows}
-    optics, particles = _new_blocks(table, rotation)
-    if source.kind != "star":
-        return {"optics": optics, "particles": particles}
-    kept = source.rows.drop(columns=[name for name in _WRITTEN_ANEW if name in source.rows])
-    anew = particles[[name for name in particles if name in _WRITTEN_ANEW]]
-    old = source.blocks.get("optics")
-    if old is not None and "rlnOpticsGroup" in source.rows:
-        # each new group lies within one old group, whose other columns (MTF, beam tilt, ...) it inherits
-        first = ~particles["rlnOpticsGroup"].duplicated()
-        inherited = old.set_index("rlnOpticsGroup").loc[source.rows.loc[first, "rlnOpticsGroup"]]
-        for name in inherited:
-            if name not in optics:
-                optics[name] = inherited[name].to_numpy()
-    others = {block: frame for block, frame in source.blocks.items() if block != source.particle_block}
-    return {**others, "optics": optics, "particles": pd.concat([kept, anew], axis=1)}
+def _particle_block(path: str, blocks: dict[str, pd.DataFrame]) -> str:
+    names = [block for block, frame in blocks.items() if "rlnImageName" in frame]
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise InputError(
+            f"{path} has {len(names)} blocks with the column rlnImageName, "
+            f"{', '.join(f'data_{block}' for block in names)}; give a file with one of them."
+        )
+    listed = ", ".join(f"data_{block}" for block in blocks) or "no block at all"
+    columns = [str(column) for frame in blocks.values() for column in frame]
+    if any(column.startswith("cisTEM") for column in columns):
+        raise InputError(
+            f"{path} is a star file of cisTEM: rlnImageName, rlnDefocusU and the other columns of RELION are "
+            "missing; export the particles to RELION in cisTEM (Refine package, Export) and give that file."
+        )
+    other = next((column for column in columns if column.lower() == "rlnimagename"), None)
+    hint = "give a particle star file" if other is None else f"rename its column {other}"
+    raise InputError(f"{path} holds {listed}, but no block with the column rlnImageName; {hint}.")
 
 
-def _new_blocks(
-    table: pd.DataFrame, rotation: NDArray[np.float64] | None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the optics and the particle block of RELION 3.1 for a table of any origin."""
-    optics_columns = {
-        "voltage_kV": "rlnVoltage",
-        "spherical_aberration_mm": "rlnSphericalAberration",
-        "amplitude_contrast": "rlnAmplitudeContrast",
-        "pixel_size_A": "rlnImagePixelSize",
-        "box_size_px": "rlnImageSize",
-        "ctf_premultiplied": "rlnCtfDataAreCtfPremultiplied",
-        "phase_flipped": "rlnCtfDataArePhaseFlipped",
-    }
-    keys = [*optics_columns, "optics_group"]
-    group = table.groupby(keys, sort=False, dropna=False).ngroup()
-    first = table.loc[~group.duplicated(), keys].reset_index(drop=True)
-    optics = pd.DataFrame({"rlnOpticsGroup": first.index + 1})
-    optics["rlnOpticsGroupName"] = [f"opticsGroup{number}" for number in optics["rlnOpticsGroup"]]
-    for ours, theirs in optics_columns.items():
-        if first[ours].notna().any():
-            optics[theirs] = first[ours].astype("int64") if first[ours].dtype == bool else first[ours]
-    optics["rlnImageDimensionality"] = 2
+def _refuse_tomography(
+    path: str, particles: pd.DataFrame, blocks: dict[str, pd.DataFrame], columns: "_Columns"
+) -> None:
+    stacks = any("rlnTomoSubTomosAre2DStacks" in frame for frame in blocks.values())
+    dimensions = columns.number("rlnImageDimensionality")
+    if stacks or "rlnTomoVisibleFrames" in particles or (dimensions is not None and (dimensions != 2).any()):
+        raise InputError(
+            f"{path} describes subtomograms (a stack of tilt images or a volume each), where a row for "
+            "each 2-D image is expected; export the tilt images as single particles with their poses and CTF."
+        )
 
-    number = (table["image_index"] + 1).astype("str").str.zfill(6)
-    particles = pd.DataFrame({"rlnImageName": number + "@" + table["image_path"]})
-    if (table["original_image"] != "").all():
-        particles["rlnImageOriginalName"] = table["original_image"]
-    if (table["micrograph"] != "").all():
-        particles["rlnMicrographName"] = table["micrograph"]
-    for ours, theirs in {
-        "coordinate_x_px": "rlnCoordinateX",
-        "coordinate_y_px": "rlnCoordinateY",
-        "defocus_u_A": "rlnDefocusU",
-        "defocus_v_A": "rlnDefocusV",
-        "defocus_angle_deg": "rlnDefocusAngle",
-        "phase_shift_deg": "rlnPhaseShift",
-        "b_factor_A2": "rlnCtfBfactor",
-        "ctf_scale": "rlnCtfScalefactor",
-    }.items():
-        if table[ours].notna().all():
-            particles[theirs] = table[ours]
-    if rotation is not None:
-        particles[list(ANGLES)] = matrix_to_euler(rotation)
-        particles["rlnOriginXAngst"], particles["rlnOriginYAngst"] = table["shift_x_A"], table["shift_y_A"]
-    if (table["half_set"] > 0).all():
-        particles["rlnRandomSubset"] = table["half_set"]
-    if (table["group"] != table["key"]).any():
-        particles["rlnGroupName"] = table["group"]
-    particles["rlnOpticsGroup"] = group + 1
-    return optics, particles
+
+def _texts(column: "pd.Series[str]") -> "pd.Series[str]":
+    unknown = column.isin([MISSING, "None"])
+    return column.mask(unknown, "") if unknown.any() else column
 
 
 @dataclass
@@ -219,33 +158,14 @@ class _Columns:
 
     path: str
     particles: pd.DataFrame
-    optics: pd.DataFrame | None
+    blocks: dict[str, pd.DataFrame]
+    optics_block: str | None
 
     def __post_init__(self) -> None:
-        self._row_of_group: NDArray[np.int64] | None = None
-        if self.optics is None:
-            return
-        if "rlnOpticsGroup" not in self.optics or not self.optics["rlnOpticsGroup"].is_unique:
-            raise InputError(
-                f"{self.path}: the optics block needs a column rlnOpticsGroup with unique numbers."
-            )
-        if "rlnOpticsGroup" not in self.particles:
-            if len(self.optics) > 1:
-                raise InputError(
-                    f"{self.path} has {len(self.optics)} optics groups, but its particles have no column "
-                    "rlnOpticsGroup; add it."
-                )
-            self._row_of_group = np.zeros(len(self.particles), dtype=np.int64)
-            return
-        groups = self.particles["rlnOpticsGroup"]
-        row = pd.Index(self.optics["rlnOpticsGroup"]).get_indexer(pd.Index(groups))
-        if (row < 0).any():
-            bad = int(np.flatnonzero(row < 0)[0])
-            raise InputError(
-                f"{self.path}, particle row {bad + 1}: optics group {groups.iloc[bad]} is not in the block "
-                "data_optics; add it there."
-            )
-        self._row_of_group = row
+        self.optics = None if self.optics_block is None else self.blocks[self.optics_block]
+        self._row_of_group: NDArray[np.intp] | None = None
+        if self.optics_block is not None and self.optics is not None:
+            self._row_of_group = optics_rows(self.path, self.particles, self.optics, self.optics_block)
 
     def number(self, name: str) -> NDArray[np.float64] | None:
         """Return column `name` per particle, None when neither block has it."""
@@ -256,9 +176,14 @@ class _Columns:
         return None
 
     def pair(self, x: str, y: str) -> NDArray[np.float64] | None:
-        """Return two columns as (N, 2), None unless both are there."""
+        """Return two columns as (N, 2), None where neither is there."""
         first, second = self.number(x), self.number(y)
-        return None if first is None or second is None else np.stack([first, second], axis=1)
+        if first is None and second is None:
+            return None
+        if first is None or second is None:
+            there, missing = (y, x) if first is None else (x, y)
+            raise InputError(f"{self.path} has the column {there} but not {missing}; add it.")
+        return np.stack([first, second], axis=1)
 
     def pixel_size_A(self) -> NDArray[np.float64] | None:
         for name in ("rlnImagePixelSize", "rlnPixelSize"):
@@ -274,15 +199,16 @@ class _Columns:
                 f"{self.path}, particle row {bad[0] + 1}: rlnMagnification is {magnification[bad[0]]}, but "
                 "it must be positive; correct it."
             )
-        return detector * 1e4 / magnification
+        return magnified_pixel_size_A(detector, magnification)
 
     def _finite(self, column: "pd.Series[Any]", name: str, row_word: str) -> NDArray[np.float64]:
-        values = np.asarray(pd.to_numeric(column, errors="coerce"), dtype=np.float64)
+        values = numbers_of(column)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
+            written = str(column.iloc[bad[0]]) or "empty"
             raise InputError(
-                f"{self.path}, {row_word} {bad[0] + 1}: {name} is {column.iloc[bad[0]]}, where a finite "
-                f"number is expected ({len(bad)} such rows); correct or remove them."
+                f"{self.path}, {row_word} {bad[0] + 1}: {name} is {written}, where a finite number is "
+                f"expected ({len(bad)} such rows); correct or remove them."
             )
         return values
 
@@ -301,11 +227,13 @@ def _split_image_name(names: "pd.Series[str]", path: str) -> tuple["pd.Series[st
     """Split 000001@stack into stack name and 0-based index; a name without @ is a file of one image."""
     parts = names.str.partition("@")
     alone = (parts[1] == "").to_numpy(dtype=bool)
-    number = np.asarray(pd.to_numeric(parts[0].where(~alone, "1"), errors="coerce"), dtype=np.float64)
-    bad = np.flatnonzero(~(number >= 1))
+    digits = pa.array(parts[0].where(~alone, "1"))
+    is_number = pc.match_substring_regex(digits, "^[0-9]{1,15}$")
+    number = pc.if_else(is_number, digits, "0").cast(pa.int64()).to_numpy(zero_copy_only=False)
+    bad = np.flatnonzero(number < 1)
     if len(bad):
         raise InputError(
             f"{path}, particle row {bad[0] + 1}: rlnImageName is {names.iloc[bad[0]]}, where a number from 1 "
             "on, @ and the name of a stack are expected."
         )
-    return parts[2].where(~alone, names), number.astype(np.int64) - 1
+    return parts[2].where(~alone, names), number - 1

@@ -60,6 +60,7 @@ class Source:
     n_rows : how many particles the file has, of which the table may hold a selection
     datadir : folder given for the stacks, or None
     rows : the original rows (a frame of a star file, a record array of a .cs), in step with the table
+    group : cs only: the results group that the rows come from, see `cryosparc_group.Group`
     blocks : star only: every block of the file by name, in order; the particle block is empty here
     particle_block : star only: name of the block that `rows` belongs to
     replaced : whether poses, CTF or pixel size were given in place of those of the file
@@ -71,6 +72,7 @@ class Source:
     n_rows: int = 0
     datadir: str | None = None
     rows: Any = None
+    group: Any = None
     blocks: dict[str, pd.DataFrame] = field(default_factory=dict)
     particle_block: str = ""
     replaced: bool = False

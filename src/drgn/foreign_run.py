@@ -1,0 +1,92 @@
+"""A run folder of cryoDRGN with the interface of our own runs: its particles and latents, but no volumes."""
+
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+
+from drgn.data.datamodule import ParticleDataModule
+from drgn.errors import InputError
+from drgn.formats.cryodrgn_run import read_run
+from drgn.formats.particles import Particles
+from drgn.models.reconstructor import Reconstructor
+from drgn.run import Latents, Run
+
+
+class ForeignRun(Run):
+    """A cryoDRGN run at its newest epoch; what is made of it goes to drgn/ inside its folder."""
+
+    decodes = False
+
+    def __init__(self, path: Path) -> None:
+        self._read = read_run(path)
+        super().__init__(path, self._read.config)
+
+    @property
+    def name(self) -> str:
+        """Name of the particle file."""
+        return Path(self._read.particles.source.path).stem
+
+    @property
+    def box_size(self) -> int:
+        """Box of the images trained on."""
+        return self._read.box_size or self._read.particles.box_size
+
+    @property
+    def pixel_size_A(self) -> float:
+        """Pixel size of these images; NaN where no file says it."""
+        sizes = self._read.particles.table["pixel_size_A"].unique()
+        return float(sizes[0]) if len(sizes) == 1 else float("nan")
+
+    @property
+    def zdim(self) -> int:
+        """Dimensions of the latent."""
+        return self._read.z.shape[1]
+
+    @property
+    def trained(self) -> str:
+        """When and by what, for people."""
+        epoch = "the last epoch" if self._read.epoch is None else f"epoch {self._read.epoch}"
+        day = str(self.config.get("time", ""))[:10]
+        return ", ".join(filter(None, [day, epoch, f"cryoDRGN {self._read.version}".strip()]))
+
+    def folder(self, *parts: str) -> Path:
+        """A folder below drgn/ of the run, made where it is missing."""
+        path = self.path.joinpath("drgn", *parts)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path} cannot be made ({error.strerror}); give output=FOLDER") from None
+        return path
+
+    def particles(self) -> Particles:
+        """The particles trained on."""
+        return self._read.particles
+
+    def latents(self) -> Latents:
+        """Latents of all particles; without variances and losses (NaN) where cryoDRGN did not keep them."""
+        z = self._read.z
+        unknown = np.full_like(z, np.nan)
+        return Latents(
+            key=self._read.particles.table["key"].to_numpy(str),
+            z=z,
+            logvar=unknown if self._read.logvar is None else self._read.logvar,
+            reconstruction_loss=np.full(len(z), np.nan, np.float32),
+            heldout=np.zeros(len(z), np.bool_),
+        )
+
+    def model(self, device: str | torch.device = "cpu") -> Reconstructor:
+        """Refuse: there is no model of ours."""
+        self._refuse()
+
+    @property
+    def datamodule(self) -> ParticleDataModule:  # type: ignore[override]
+        """Refuse: the run was not trained here."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise InputError(
+            f"{self.path} is a run of cryoDRGN: its weights are not decoded here; drgn analyze and drgn"
+            " filter use its latents"
+        )
