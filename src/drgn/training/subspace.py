@@ -7,9 +7,10 @@
    coefficients c(z) are trained on them in seconds, without an image.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drgn.data.dataset import ParticleDataset
-from drgn.models.losses import BetaKL
 from drgn.models.subspace import Coefficients, Subspace, posterior, shared
 from drgn.physics import fourier, imaging, masks, voxels
 from drgn.physics.slices import padded_transform
@@ -29,7 +29,8 @@ _MASK = (0.75, 0.95)  # soft sphere that mean and modes are kept in, in half box
 _START = 0.1  # power of the first modes in that of the mean
 _MODE_POWER = 0.2  # prior: power of a mode in that of the mean, shell by shell
 _BATCH, _RATE = 128, 2e-3  # of the latent's training
-_STEPS = 2000
+_STEPS, _TRIALS = 1500, 3
+_LED = 0.3  # share of the steps in which the latent is led from the strongest coefficients
 
 
 def fit(
@@ -114,9 +115,7 @@ class _Modes:
         first[:, 0] = second[:, 0] = 1
         return first, second
 
-    def _moments(
-        self, gram: Tensor, overlap: Tensor
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _moments(self, gram: Tensor, overlap: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """E[w] and E[w w^T], lower triangle, of (1, coefficients), whitened over the particles."""
         if not self.subspace.n_modes:
             return self._no_moments()
@@ -303,26 +302,65 @@ def _fit_latent(
     beta: float,
     generator: torch.Generator,
 ) -> None:
-    """Train the encoder and the coefficients c(z) on the statistics of the particles alone."""
-    precision, right = 2 * gram[:, 1:, 1:], 2 * (overlap[:, 1:] - gram[:, 1:, 0])
+    """Train the encoder and the coefficients c(z) on the statistics of the particles alone.
+
+    A latent of few dimensions can come to lie folded in the subspace, which no small step undoes: the encoder is
+    led from the strongest coefficients, and of several trials the one with the best objective is kept.
+    """
     subspace.coefficient_std.copy_(known.mean.std(0).clamp_min(1e-6))
     raw = torch.cat([known.mean, known.precision.diagonal(dim1=1, dim2=2).log()], dim=1)
     subspace.feature_mean.copy_(raw.mean(0))
     subspace.feature_std.copy_(raw.std(0).clamp_min(1e-6))
+    # the modes' coefficients in order of what they explain, of unit variance: a latent to start from
+    explained = known.mean.std(0) * subspace.density[1:].flatten(1).norm(dim=1)
+    leading = explained.argsort(descending=True)[: subspace.zdim]
+    start = torch.zeros(len(raw), subspace.zdim)
+    start[:, : len(leading)] = subspace.features(known)[:, leading]
+    images = _Statistics(known, 2 * gram[:, 1:, 1:], 2 * (overlap[:, 1:] - gram[:, 1:, 0]), start)
+    first = {name: value.clone() for name, value in subspace.state_dict().items()}
+    best, kept = math.inf, first
+    for trial in range(_TRIALS):
+        subspace.load_state_dict(first)
+        if trial:
+            for module in subspace.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.reset_parameters()
+        loss = _descend(subspace, images, beta, generator)
+        if loss < best:
+            best, kept = loss, {name: value.clone() for name, value in subspace.state_dict().items()}
+    subspace.load_state_dict(kept)
+
+
+class _Statistics(NamedTuple):
+    """Of M particles: posterior of the coefficients, 2 G and 2 (h - G of the mean) of the modes, first latent."""
+
+    known: Coefficients
+    precision: Tensor
+    right: Tensor
+    start: Tensor
+
+
+def _descend(subspace: Subspace, images: _Statistics, beta: float, generator: torch.Generator) -> float:
+    """Minimise the objective; returns it, averaged over the last steps."""
     optimizer = torch.optim.Adam(subspace.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-    objective = BetaKL(zdim=subspace.zdim, beta=beta)
-    n = len(raw)
-    for _ in range(_STEPS):
+    n, last = len(images.start), []
+    for step in range(_STEPS):
         chosen = torch.randint(n, (min(_BATCH, n),), generator=generator)
-        mean, logvar = subspace.encode(Coefficients(*(part[chosen] for part in known)))
+        mean, logvar = subspace.encode(Coefficients(*(part[chosen] for part in images.known)))
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
         c = subspace.decode(z)
-        quadratic = (c.unsqueeze(1) @ precision[chosen] @ c.unsqueeze(2)).flatten()
-        fit_to_images = 0.5 * quadratic - (right[chosen] * c).sum(1)
+        quadratic = (c.unsqueeze(1) @ images.precision[chosen] @ c.unsqueeze(2)).flatten()
+        misfit = 0.5 * quadratic - (images.right[chosen] * c).sum(1)
         kl = 0.5 * (mean.square() + logvar.exp() - logvar - 1).sum(1)
-        loss = (fit_to_images + objective.beta * kl).mean()
+        loss = (misfit + beta * kl).mean()
+        if step >= 0.9 * _STEPS:
+            last.append(float(loss.detach()))
+        led = max(0.0, 1 - step / (_LED * _STEPS))
+        if led:
+            loss = loss + 10 * led * (mean - images.start[chosen]).square().sum(1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
+    return sum(last) / len(last)
