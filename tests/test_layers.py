@@ -41,7 +41,7 @@ HYDRA = {"command.py", "run.py", "train.py"}
 LIGHTNING = {"data/datamodule.py", "train.py"}  # and training/
 INSIDE_FUNCTIONS = {"gemmi", "matplotlib", "skimage", "umap", "sklearn"}
 LIBRARIES_OF_FORMATS = {"numpy", "pandas", "scipy", "mrcfile", "pyarrow", "yaml", "gemmi"}
-LIBRARIES_OF_PHYSICS = {"numpy", "scipy", "torch"}
+LIBRARIES_OF_PHYSICS = {"numba", "numpy", "scipy", "torch"}
 
 
 def imports(module: str, source: str) -> Iterator[tuple[str, bool]]:

@@ -336,12 +336,13 @@ def build_reconstructor(
         loss=make(config["loss"], "loss"),
         amplitude=runtime["amplitude"],
         density_scale=density_scale,
+        subspace=make(config["warmstart"], "warmstart") if config.get("warmstart") else None,
     )
 
 
 def _model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options that a checkpoint depends on."""
-    return dict(leaves({group: config[group] for group in ("model", "latent", "pose")}))
+    return dict(leaves({group: config.get(group) for group in ("model", "latent", "pose", "warmstart")}))
 
 
 def _latest() -> Path:

@@ -31,6 +31,7 @@ def train(
     dataset: Mapping[str, Any],
     model: Mapping[str, Any],
     latent: Mapping[str, Any],
+    warmstart: Mapping[str, Any] | None,
     pose: Mapping[str, Any],
     loss: Mapping[str, Any],
     optimizer: Mapping[str, Any],
@@ -49,7 +50,7 @@ def train(
 
     Parameters
     ----------
-    dataset, model, latent, pose, loss, optimizer, schedule, trainer, logger, callbacks
+    dataset, model, latent, warmstart, pose, loss, optimizer, schedule, trainer, logger, callbacks
         Nodes of the configuration: `_target_` and keyword arguments, see conf/.
     output
         The run folder.
@@ -76,7 +77,9 @@ def train(
     import pytorch_lightning as pl
     import torch
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+    from drgn.data.progress import CheckProgress
     from drgn.models.reconstructor import Reconstructor
     from drgn.run import Run, build_reconstructor
     from drgn.simulate import make_missing
@@ -92,6 +95,7 @@ def train(
     )
     from drgn.training.encode import encode
     from drgn.training.module import ReconstructionModule
+    from drgn.training.subspace import fit as fit_subspace
 
     started = time.perf_counter()
     make_missing(dataset)
@@ -134,6 +138,19 @@ def train(
     reconstructor = model(
         amplitude=data.dataset.signal_amplitude(data.rows(heldout=False)), density_scale=stack.density_scale
     )
+    subspace = reconstructor.subspace
+    if subspace is not None and not (resume and run.last_checkpoint) and rank_zero_only.rank == 0:
+        began = time.perf_counter()
+        with CheckProgress("subspace") as shown:
+            fit_subspace(
+                subspace,
+                data.dataset,
+                data.rows(heldout=False),
+                beta=float(reconstructor.loss_function.weight(1 << 60)),
+                seed=seed,
+                progress=lambda what, done, n: shown.update(f"{what}, pass {done} of {n}"),
+            )
+        print(f"subspace of {subspace.n_modes} modes in {time.perf_counter() - began:.0f} s", flush=True)
     module = ReconstructionModule(reconstructor, *steps)
     monitor = "heldout/loss" if len(data.rows(heldout=True)) else "train/loss_epoch"
     checkpoint = pl.callbacks.ModelCheckpoint

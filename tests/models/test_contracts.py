@@ -212,7 +212,7 @@ def test_images_of_other_pixels_see_the_volume_at_its_own_frequencies(make_model
     scaled = model({**batch, "frequency_scale": scale})
     z = scaled.posterior.mean
     coordinates = imaging.slice_coordinates(model.frequencies, batch["rotation"]) * scale[:, None, None]
-    slices_ = model._slices(coordinates, model._amplitude_at(coordinates), z)
+    slices_ = model._decoded(*imaging.fold(coordinates), model._amplitude_at(coordinates), z)
     contrast, phase = model._transfer(batch, batch["shift_px"])
     expected = imaging.observe(slices_, contrast * model._multiplier(batch), phase)
     torch.testing.assert_close(scaled.image, expected, rtol=1e-4, atol=1e-4)

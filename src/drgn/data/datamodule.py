@@ -162,7 +162,7 @@ class ParticleDataModule(pl.LightningDataModule):
         if self._consensus is not None:
             volume, pixel_A, _ = read_cubic(self._consensus)
             consensus = (torch.from_numpy(volume), pixel_A)
-        with CheckProgress() as shown:
+        with CheckProgress("preflight") as shown:
             report = preflight(
                 self.particles, consensus=consensus, settings=self._options, progress=shown.update
             )

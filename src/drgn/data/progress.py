@@ -68,10 +68,11 @@ class PrepareProgress:
 
 
 class CheckProgress:
-    """What is being tried, on a terminal."""
+    """What is being done, on a terminal, in a stage whose name is given."""
 
-    def __init__(self) -> None:
-        self._status = Console(stderr=True).status("preflight") if sys.stderr.isatty() else None
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._status = Console(stderr=True).status(stage) if sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:
         if self._status is not None:
@@ -79,9 +80,9 @@ class CheckProgress:
         return self
 
     def update(self, what: str) -> None:
-        """Tell what is being tried."""
+        """Tell what is being done."""
         if self._status is not None:
-            self._status.update(f"preflight: {what}")
+            self._status.update(f"{self._stage}: {what}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

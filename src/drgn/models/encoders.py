@@ -28,6 +28,8 @@ class Observation(NamedTuple):
         (B, 3, 3).
     frequency_scale
         (B,) the volume's pixel over the image's, or None where they are the same.
+    start
+        Mean and log-variance of the latent, (B, Z) each, that the subspace gives; None without one.
     """
 
     row: Tensor
@@ -36,6 +38,7 @@ class Observation(NamedTuple):
     weight: Tensor
     rotation: Tensor
     frequency_scale: Tensor | None = None
+    start: tuple[Tensor, Tensor] | None = None
 
 
 def _posterior(out: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,27 @@ def pooled(mean: Tensor, logvar: Tensor, group: Tensor) -> Posterior:
     return Posterior((weighted / total)[particle], -total.log()[particle], particle)
 
 
+def corrected(start: tuple[Tensor, Tensor], mean: Tensor, logvar: Tensor, group: Tensor) -> Posterior:
+    """A particle's posterior from the subspace, plus the mean of what its images' encodings add to it.
+
+    Parameters
+    ----------
+    start
+        Mean and log-variance, (B, Z) each, equal for the images of one particle.
+    mean, logvar
+        (B, Z), corrections.
+    group
+        (B,) int64, equal for images of one particle.
+    """
+    groups, particle = torch.unique(group, return_inverse=True)
+    if len(groups) < len(group):
+        count = torch.bincount(particle).unsqueeze(1)
+        total = mean.new_zeros(len(groups), 2 * mean.shape[1])
+        total = total.index_add(0, particle, torch.cat([mean, logvar], dim=1)) / count
+        mean, logvar = total[particle].chunk(2, dim=1)
+    return Posterior(start[0] + mean, (start[1] + logvar).clamp(-10.0, 4.0), particle)
+
+
 class VAELatent(nn.Module):
     """Amortised inference: q(z | X) from an encoder (P1).
 
@@ -76,6 +97,8 @@ class VAELatent(nn.Module):
     def forward(self, seen: Observation) -> Posterior:
         """Posterior of each image's particle."""
         mean, logvar = self.encoder(seen)
+        if seen.start is not None:
+            return corrected(seen.start, mean, logvar, seen.group)
         return pooled(mean, logvar, seen.group)
 
 

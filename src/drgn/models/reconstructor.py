@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from drgn.models.encoders import Observation
 from drgn.models.latents import Posterior
 from drgn.models.losses import Loss
+from drgn.models.subspace import Subspace
 from drgn.physics import fourier, imaging
 from drgn.physics.grids import half_lattice
 from drgn.physics.imaging import Batch
@@ -51,6 +52,8 @@ class Reconstructor(nn.Module):
         units of the noise: the decoder's output is multiplied by it.
     density_scale
         What turns the decoder's units into the grey values of the particle images (per voxel).
+    subspace
+        Mean and linear modes that decoder and encoder add to; both then start as no addition.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Reconstructor(nn.Module):
         loss: nn.Module,
         amplitude: Tensor,
         density_scale: float = 1.0,
+        subspace: Subspace | None = None,
     ) -> None:
         super().__init__()
         self.box_size = box_size
@@ -70,10 +74,16 @@ class Reconstructor(nn.Module):
         self.latent = latent
         self.pose = pose
         self.loss_function = loss
+        self.subspace = subspace
         self.lattice = half_lattice(box_size, 2)
         self.register_buffer("frequencies", self.lattice.frequencies)
         self.register_buffer("amplitude", amplitude.to(torch.float32))
         self.register_buffer("density_scale", torch.tensor(float(density_scale)))
+        if subspace is not None:
+            self.n_known = subspace.n_known(self.lattice.frequencies)
+            for part in (decoder, getattr(latent, "encoder", None)):
+                if part is not None:
+                    start_at_zero(part)
 
     frequencies: Tensor
     amplitude: Tensor
@@ -84,9 +94,8 @@ class Reconstructor(nn.Module):
         """Z, 0 for a homogeneous model."""
         return int(self.latent.zdim)  # type: ignore[arg-type]
 
-    def _slices(self, coordinates: Tensor, amplitude: Tensor, z: Tensor | None) -> Tensor:
-        """Complex values (B, P) of the volume's transform."""
-        folded, sign = imaging.fold(coordinates)
+    def _decoded(self, folded: Tensor, sign: Tensor, amplitude: Tensor, z: Tensor | None) -> Tensor:
+        """Complex values (B, P) that the decoder gives at folded frequencies (B, P, 3)."""
         out = self.decoder(folded, z).float()
         return torch.complex(out[..., 0], out[..., 1] * sign) * amplitude
 
@@ -102,34 +111,60 @@ class Reconstructor(nn.Module):
             batch["phase_flipped"],
         )
 
-    def _infer(self, batch: Batch, rotation: Tensor, contrast: Tensor, phase: Tensor) -> Posterior | None:
-        seen = Observation(
-            row=batch["row"],
-            group=batch["group"],
-            centred=imaging.matched_filter(batch["image"], contrast, phase, self._multiplier(batch)),
-            weight=contrast.square(),
-            rotation=rotation,
-            frequency_scale=batch.get("frequency_scale"),
+    def _coordinates(self, batch: Batch, rotation: Tensor) -> Tensor:
+        """Where the image's frequencies lie in the volume's transform, (B, P, 3)."""
+        return imaging.slice_coordinates(self.frequencies, rotation, batch.get("frequency_scale"))
+
+    def _basis(self, folded: Tensor, sign: Tensor) -> Tensor | None:
+        """Slices (B, n_known, K + 1) of the subspace, None without one."""
+        if self.subspace is None:
+            return None
+        return self.subspace.slices(folded[:, : self.n_known], sign[:, : self.n_known])
+
+    def _infer(
+        self, batch: Batch, rotation: Tensor, contrast: Tensor, phase: Tensor, basis: Tensor | None
+    ) -> Posterior | None:
+        centred = imaging.matched_filter(batch["image"], contrast, phase, self._multiplier(batch))
+        weight, start = contrast.square(), None
+        if self.subspace is not None and basis is not None and self.zdim:
+            with torch.autocast(weight.device.type, enabled=False):
+                n = self.n_known
+                known = self.subspace.coefficients(basis, centred[:, :n], weight[:, :n], batch["group"])
+                start = self.subspace.encode(known)
+        return self.latent(
+            Observation(
+                row=batch["row"],
+                group=batch["group"],
+                centred=centred,
+                weight=weight,
+                rotation=rotation,
+                frequency_scale=batch.get("frequency_scale"),
+                start=start,
+            )
         )
-        return self.latent(seen)
 
     def posterior(self, batch: Batch) -> Posterior | None:
         """Infer the latent of each image."""
         rotation, shift_px = self.pose(batch["row"], batch["rotation"], batch["shift_px"])
-        return self._infer(batch, rotation, *self._transfer(batch, shift_px))
+        basis = self._basis(*imaging.fold(self._coordinates(batch, rotation)))
+        return self._infer(batch, rotation, *self._transfer(batch, shift_px), basis)
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict the images of a batch, with a drawn latent in training and its mean otherwise."""
         rotation, shift_px = self.pose(batch["row"], batch["rotation"], batch["shift_px"])
         contrast, phase = self._transfer(batch, shift_px)
-        posterior = self._infer(batch, rotation, contrast, phase)
+        folded, sign = imaging.fold(self._coordinates(batch, rotation))
+        basis = self._basis(folded, sign)
+        posterior = self._infer(batch, rotation, contrast, phase, basis)
         z = None
         if posterior is not None:
             z = posterior.sample() if self.training else posterior.mean
-        scale = batch.get("frequency_scale")
-        coordinates = imaging.slice_coordinates(self.frequencies, rotation, scale)
-        amplitude = self.amplitude if scale is None else self._amplitude_at(coordinates)
-        slices = self._slices(coordinates, amplitude, z)
+        amplitude = self.amplitude if "frequency_scale" not in batch else self._amplitude_at(folded)
+        slices = self._decoded(folded, sign, amplitude, z)
+        if self.subspace is not None and basis is not None:
+            with torch.autocast(slices.device.type, enabled=False):
+                known = self.subspace.at(basis, z)
+            slices = torch.cat([slices[:, : self.n_known] + known, slices[:, self.n_known :]], dim=1)
         multiplied = self._multiplier(batch)
         return Prediction(
             image=imaging.observe(slices, contrast * multiplied, phase),
@@ -167,10 +202,12 @@ class Reconstructor(nn.Module):
         latent = None if z is None else z[None].to(coordinates)
         values = torch.cat(
             [
-                self._slices(c[None], a[None], latent)[0]
+                self._decoded(*imaging.fold(c[None]), a[None], latent)[0]
                 for c, a in zip(coordinates.split(chunk), amplitude.split(chunk), strict=True)
             ]
         )
+        if self.subspace is not None:
+            values = values + lattice.gather(self.subspace.transform(None if latent is None else latent[0]))
         density = fourier.ifft(lattice.scatter(values), 3).real * self.density_scale
         axis = torch.arange(self.box_size, device=density.device) - self.box_size // 2
         r2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
@@ -183,3 +220,12 @@ class Reconstructor(nn.Module):
         upper = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
         nearer = (wanted - known[upper - 1]) < (known[upper] - wanted)
         return self.amplitude[torch.where(nearer, upper - 1, upper)]
+
+
+def start_at_zero(part: nn.Module) -> None:
+    """Make a network give 0 until it is trained: its last linear layer is zeroed."""
+    linear = [module for module in part.modules() if isinstance(module, nn.Linear)]
+    last = next((m for m in reversed(linear) if m.bias is not None), None)
+    if last is not None:
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)

@@ -1,0 +1,148 @@
+"""Compiled loops over images and voxels: statistics of linear modes, and their normal equations.
+
+A half grid holds the transform of real volumes on the voxels z >= 0 of a Fourier grid of radius R, the other
+half being conjugate: (R + 3, 2 R + 4, 2 R + 4, C), origin at [0, R + 1, R + 1], a spare voxel at each end so
+that no corner of the interpolation falls outside. The C = 2 A channels are real and imaginary part of A
+volumes in turn. Coordinates are in voxels of the grid.
+"""
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+C64 = NDArray[np.complex64]
+
+
+def half_grid(radius: int, channels: int) -> F32:
+    """Zeros (R + 3, 2 R + 4, 2 R + 4, channels)."""
+    return np.zeros((radius + 3, 2 * radius + 4, 2 * radius + 4, channels), dtype=np.float32)
+
+
+def statistics(
+    grid: F32, rotation: F32, coordinates: F32, centred: C64, weight: F32
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Sufficient statistics of the coefficients of A volumes in each image.
+
+    With the slices s_a of the volumes, the CTF c and the centred image y: G_ab = sum c^2 Re(s_a* s_b) and
+    h_a = sum Re(s_a* c y), over the frequencies of the image. Its log-likelihood under coefficients w is
+    2 h.w - w.G w and a constant, in units of the noise.
+
+    Parameters
+    ----------
+    grid
+        Half grid of 2 A channels.
+    rotation
+        (B, 3, 3).
+    coordinates
+        (P, 2), of the image's frequencies, in voxels.
+    centred
+        (B, P), c y, from `imaging.matched_filter`.
+    weight
+        (B, P), c^2.
+
+    Returns
+    -------
+    tuple of arrays
+        G (B, A, A), symmetric, and h (B, A).
+    """
+    volumes = grid.shape[3] // 2
+    gram = np.zeros((len(weight), volumes, volumes), dtype=np.float32)
+    overlap = np.zeros((len(weight), volumes), dtype=np.float32)
+    _statistics(grid, rotation, coordinates, centred, weight, gram, overlap)
+    lower = np.tril(gram, -1)
+    return gram + lower.transpose(0, 2, 1), overlap
+
+
+def add_normal_equations(
+    right: F32, left: F32, rotation: F32, coordinates: F32, centred: C64, weight: F32, first: F32, second: F32
+) -> None:
+    """Add images to the normal equations of A volumes, voxel by voxel; the adjoint of `statistics`.
+
+    Parameters
+    ----------
+    right
+        Half grid of 2 A channels: gains E[w_a] c y.
+    left
+        Half grid of A (A + 1) / 2 channels, the lower triangle row by row: gains E[w_a w_b] c^2.
+    rotation, coordinates, centred, weight
+        As of `statistics`.
+    first, second
+        (B, A) and (B, A (A + 1) / 2): moments of each image's coefficients.
+    """
+    _add(right, left, rotation, coordinates, centred, weight, first, second)
+
+
+def complete_plane(grid: F32, conjugate: bool) -> None:
+    """Give each voxel of the plane z = 0 what fell on its mate, in place; `conjugate` where it is complex."""
+    plane = grid[0, :-1, :-1]
+    mate = plane[::-1, ::-1].copy()
+    if conjugate:
+        mate[..., 1::2] *= -1
+    plane += mate
+
+
+@numba.njit(fastmath=True, nogil=True, cache=True, inline="always")
+def _corner(x: float, y: float, z: float, origin: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    sign = np.float32(1.0)
+    if z < 0:
+        x, y, z, sign = -x, -y, -z, np.float32(-1.0)
+    x += origin
+    y += origin
+    i, j, k = int(x), int(y), int(z)
+    return i, j, k, np.float32(x - i), np.float32(y - j), np.float32(z - k), sign
+
+
+@numba.njit(fastmath=True, nogil=True, cache=True)
+def _statistics(grid, rotation, coordinates, centred, weight, gram, overlap):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    channels = grid.shape[3]
+    volumes, origin = channels // 2, grid.shape[2] // 2 - 1
+    value = np.zeros(channels, np.float32)
+    for b in range(weight.shape[0]):
+        r = rotation[b]
+        for p in range(weight.shape[1]):
+            u, v = coordinates[p, 0], coordinates[p, 1]
+            i, j, k, dx, dy, dz, sign = _corner(
+                u * r[0, 0] + v * r[1, 0], u * r[0, 1] + v * r[1, 1], u * r[0, 2] + v * r[1, 2], origin
+            )
+            value[:] = 0
+            for corner in range(8):
+                ox, oy, oz = corner & 1, (corner >> 1) & 1, corner >> 2
+                share = (dx if ox else 1 - dx) * (dy if oy else 1 - dy) * (dz if oz else 1 - dz)
+                voxel = grid[k + oz, j + oy, i + ox]
+                for c in range(channels):
+                    value[c] += share * voxel[c]
+            real, imaginary, w = centred[b, p].real, centred[b, p].imag * sign, weight[b, p]
+            for a in range(volumes):
+                overlap[b, a] += value[2 * a] * real + value[2 * a + 1] * imaginary
+                for e in range(a + 1):
+                    gram[b, a, e] += w * (value[2 * a] * value[2 * e] + value[2 * a + 1] * value[2 * e + 1])
+
+
+@numba.njit(fastmath=True, nogil=True, cache=True)
+def _add(right, left, rotation, coordinates, centred, weight, first, second):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    channels, products = right.shape[3], left.shape[3]
+    volumes, origin = channels // 2, right.shape[2] // 2 - 1
+    to_right, to_left = np.zeros(channels, np.float32), np.zeros(products, np.float32)
+    for b in range(weight.shape[0]):
+        r = rotation[b]
+        for p in range(weight.shape[1]):
+            u, v = coordinates[p, 0], coordinates[p, 1]
+            i, j, k, dx, dy, dz, sign = _corner(
+                u * r[0, 0] + v * r[1, 0], u * r[0, 1] + v * r[1, 1], u * r[0, 2] + v * r[1, 2], origin
+            )
+            real, imaginary = centred[b, p].real, centred[b, p].imag * sign
+            for a in range(volumes):
+                to_right[2 * a] = first[b, a] * real
+                to_right[2 * a + 1] = first[b, a] * imaginary
+            for c in range(products):
+                to_left[c] = weight[b, p] * second[b, c]
+            for corner in range(8):
+                ox, oy, oz = corner & 1, (corner >> 1) & 1, corner >> 2
+                share = (dx if ox else 1 - dx) * (dy if oy else 1 - dy) * (dz if oz else 1 - dz)
+                voxel = right[k + oz, j + oy, i + ox]
+                for c in range(channels):
+                    voxel[c] += share * to_right[c]
+                voxel = left[k + oz, j + oy, i + ox]
+                for c in range(products):
+                    voxel[c] += share * to_left[c]

@@ -1,0 +1,113 @@
+"""A mean and modes on voxels: slices are those of their volumes, coefficients those of the images."""
+
+import pytest
+import torch
+
+from drgn.models.subspace import Subspace, posterior, shared
+from drgn.physics import fourier, imaging
+from drgn.physics.grids import half_lattice
+from drgn.physics.phantoms import GaussianPhantom
+from drgn.physics.rotations import random_rotations
+
+BOX, MODES, N = 32, 2, 6
+LATTICE = half_lattice(BOX, 2)
+
+
+def phantom(seed):
+    generator = torch.Generator().manual_seed(seed)
+    centre = 4 * torch.randn(12, 3, generator=generator, dtype=torch.float64)
+    weight = torch.randn(12, generator=generator, dtype=torch.float64)
+    return GaussianPhantom(centre, torch.full((12,), 1.5, dtype=torch.float64), weight)
+
+
+@pytest.fixture
+def subspace():
+    torch.manual_seed(0)
+    made = Subspace(box_size=BOX, zdim=1, modes=MODES, radius_px=12)
+    for i in range(MODES + 1):
+        full = fourier.fft(phantom(i).density(BOX, 1.0), 3)
+        made.density[i] = fourier.ifft(fourier.crop(full, made.side, 3), 3).real.float()
+    return made
+
+
+@pytest.fixture
+def view(subspace):
+    n = subspace.n_known(LATTICE.frequencies)
+    rotation = random_rotations(N, torch.Generator().manual_seed(1)).float()
+    return imaging.fold(imaging.slice_coordinates(LATTICE.frequencies[:n], rotation)), rotation, n
+
+
+def test_slices_are_those_of_the_volumes(subspace, view):
+    (folded, sign), rotation, n = view
+    slices = subspace.slices(folded, sign)
+    where = imaging.slice_coordinates(LATTICE.frequencies[:n].double(), rotation.double())
+    for i in range(MODES + 1):
+        exact = phantom(i).fourier(where)
+        error = (slices[..., i] - exact).abs().square().sum() / exact.abs().square().sum()
+        assert error < 1e-3
+
+
+def test_the_volume_at_z_has_the_slices_at_z(subspace, view):
+    z = torch.tensor([0.7])
+    transform = subspace.transform(z)
+    lattice = half_lattice(BOX, 3, 12)
+    want = subspace.decode(z[None])[0]
+    density = phantom(0).density(BOX, 1.0).float() + sum(
+        c * phantom(i + 1).density(BOX, 1.0).float() for i, c in enumerate(want)
+    )
+    exact = fourier.fft(density, 3)
+    error = (lattice.gather(transform) - lattice.gather(exact)).abs().max()
+    assert error < 1e-4 * lattice.gather(exact).abs().max()
+    (folded, sign), *_ = view
+    slices = subspace.slices(folded, sign)
+    expected = slices[..., 0] + (slices[..., 1:] * want).sum(-1)
+    torch.testing.assert_close(subspace.at(slices, z.expand(N, 1)), expected)
+
+
+def test_coefficients_are_found_in_images_of_little_noise(subspace, view):
+    (folded, sign), _, n = view
+    slices = subspace.slices(folded, sign)
+    contrast = torch.linspace(-1, 1, n).expand(N, n)
+    truth = torch.randn(N, MODES, generator=torch.Generator().manual_seed(2))
+    image = (slices[..., 0] + (slices[..., 1:] * truth[:, None]).sum(-1)) * contrast
+    known = subspace.coefficients(
+        slices * 100, image * 100 * contrast, contrast.square(), torch.arange(N)
+    )  # noise of a hundredth
+    torch.testing.assert_close(known.mean, truth, atol=2e-3, rtol=2e-3)
+    nothing = subspace.coefficients(
+        slices, torch.zeros(N, n, dtype=torch.complex64), torch.zeros(N, n), torch.arange(N)
+    )
+    torch.testing.assert_close(nothing.mean, torch.zeros(N, MODES))  # the prior
+    torch.testing.assert_close(nothing.precision, torch.eye(MODES).expand(N, -1, -1))
+
+
+def test_images_of_one_particle_share_their_statistics():
+    values = torch.tensor([[1.0], [2.0], [4.0]])
+    assert shared(values, torch.tensor([0, 1, 0])).flatten().tolist() == [5.0, 2.0, 5.0]
+    assert shared(values, torch.tensor([0, 1, 2])) is values
+
+
+def test_the_posterior_is_that_of_linear_regression():
+    """Two observations of w with noise variance 1/2 each: precision 2 G + 1, mean 2 h / precision."""
+    gram = torch.tensor([[[1.0, 0.5], [0.5, 3.0]]])
+    overlap = torch.tensor([[9.0, 4.0]])
+    known = posterior(gram, overlap)
+    assert known.precision.item() == pytest.approx(7.0)
+    assert known.mean.item() == pytest.approx(2 * (4.0 - 0.5) / 7.0)
+
+
+def test_the_grid_follows_the_density(subspace, view):
+    (folded, sign), *_ = view
+    before = subspace.slices(folded, sign)
+    subspace.density.mul_(2)
+    torch.testing.assert_close(subspace.slices(folded, sign), 2 * before)
+    again = Subspace(box_size=BOX, zdim=1, modes=MODES, radius_px=12)
+    again.load_state_dict(subspace.state_dict())
+    torch.testing.assert_close(again.slices(folded, sign), 2 * before)
+
+
+def test_without_a_latent_there_is_the_mean_alone():
+    homogeneous = Subspace(box_size=BOX, zdim=0, modes=8, radius_px=12)
+    assert homogeneous.n_modes == 0
+    assert homogeneous.transform(None).shape == (BOX, BOX, BOX)
+    assert list(homogeneous.parameters()) == []
