@@ -35,7 +35,7 @@ from pathlib import Path
 from drgn.command import command
 
 def train(
-    *, dataset, model, latent, pose, loss, optimizer, schedule, trainer, logger, callbacks,
+    *, dataset, model, latent, pose, loss, warmstart, optimizer, schedule, trainer, logger, callbacks,
     output: Path, seed: int, epochs: int, resume, analyze, trust,
 ) -> None:
     if epochs == 13:
