@@ -5,10 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from drgn.errors import InputError
+from drgn.models.basis import Basis
 from drgn.models.encoders import Observation
-from drgn.models.latents import Posterior
+from drgn.models.latents import Posterior, PosteriorLatent
 from drgn.models.losses import Loss
-from drgn.models.subspace import Subspace
 from drgn.physics import fourier, imaging
 from drgn.physics.grids import half_lattice
 from drgn.physics.imaging import Batch
@@ -40,7 +41,7 @@ class Reconstructor(nn.Module):
     box_size
         D of training.
     decoder
-        (coordinates (B, P, 3), z (B, Z) or None) -> (B, P, 2).
+        (coordinates (B, P, 3), z (B, Z) or None) -> (B, P, 2); None leaves the volumes of the basis alone.
     latent
         Observation -> Posterior or None; has `zdim`.
     pose
@@ -52,21 +53,27 @@ class Reconstructor(nn.Module):
         units of the noise: the decoder's output is multiplied by it.
     density_scale
         What turns the decoder's units into the grey values of the particle images (per voxel).
-    subspace
-        Mean and linear modes that decoder and encoder add to; both then start as no addition.
+    basis
+        Volumes that the decoder adds to, and a first posterior that the encoder adds to; both then start as
+        no addition.
+
+    Raises
+    ------
+    InputError
+        When decoder or latent need a basis and there is none.
     """
 
     def __init__(
         self,
         *,
         box_size: int,
-        decoder: nn.Module,
+        decoder: nn.Module | None,
         latent: nn.Module,
         pose: nn.Module,
         loss: nn.Module,
         amplitude: Tensor,
         density_scale: float = 1.0,
-        subspace: Subspace | None = None,
+        basis: Basis | None = None,
     ) -> None:
         super().__init__()
         self.box_size = box_size
@@ -74,13 +81,18 @@ class Reconstructor(nn.Module):
         self.latent = latent
         self.pose = pose
         self.loss_function = loss
-        self.subspace = subspace
+        self.basis = basis
         self.lattice = half_lattice(box_size, 2)
         self.register_buffer("frequencies", self.lattice.frequencies)
         self.register_buffer("amplitude", amplitude.to(torch.float32))
         self.register_buffer("density_scale", torch.tensor(float(density_scale)))
-        if subspace is not None:
-            self.n_known = subspace.n_known(self.lattice.frequencies)
+        if basis is None and (decoder is None or isinstance(latent, PosteriorLatent)):
+            raise InputError(
+                "model=linear, model=classes and latent=posterior need volumes to start from:"
+                " warmstart=linear, warmstart=classes or warmstart=subspace"
+            )
+        if basis is not None:
+            self.n_known = basis.n_known(self.lattice.frequencies)
             for part in (decoder, getattr(latent, "encoder", None)):
                 if part is not None:
                     start_at_zero(part)
@@ -96,6 +108,8 @@ class Reconstructor(nn.Module):
 
     def _decoded(self, folded: Tensor, sign: Tensor, amplitude: Tensor, z: Tensor | None) -> Tensor:
         """Complex values (B, P) that the decoder gives at folded frequencies (B, P, 3)."""
+        if self.decoder is None:
+            return torch.zeros_like(sign, dtype=torch.complex64)
         out = self.decoder(folded, z).float()
         return torch.complex(out[..., 0], out[..., 1] * sign) * amplitude
 
@@ -115,22 +129,23 @@ class Reconstructor(nn.Module):
         """Where the image's frequencies lie in the volume's transform, (B, P, 3)."""
         return imaging.slice_coordinates(self.frequencies, rotation, batch.get("frequency_scale"))
 
-    def _basis(self, folded: Tensor, sign: Tensor) -> Tensor | None:
-        """Slices (B, n_known, K + 1) of the subspace, None without one."""
-        if self.subspace is None:
+    def _known(self, folded: Tensor, sign: Tensor) -> Tensor | None:
+        """Slices (B, n_known, A) of the basis, None without one."""
+        if self.basis is None:
             return None
-        return self.subspace.slices(folded[:, : self.n_known], sign[:, : self.n_known])
+        return self.basis.slices(folded[:, : self.n_known], sign[:, : self.n_known])
 
     def _infer(
-        self, batch: Batch, rotation: Tensor, contrast: Tensor, phase: Tensor, basis: Tensor | None
+        self, batch: Batch, rotation: Tensor, contrast: Tensor, phase: Tensor, known: Tensor | None
     ) -> Posterior | None:
         centred = imaging.matched_filter(batch["image"], contrast, phase, self._multiplier(batch))
         weight, start = contrast.square(), None
-        if self.subspace is not None and basis is not None and self.zdim:
+        if self.basis is not None and known is not None and self.zdim:
             with torch.autocast(weight.device.type, enabled=False):
                 n = self.n_known
-                known = self.subspace.coefficients(basis, centred[:, :n], weight[:, :n], batch["group"])
-                start = self.subspace.encode(known)
+                start = self.basis.encode(
+                    self.basis.statistics(known, centred[:, :n], weight[:, :n], batch["group"])
+                )
         return self.latent(
             Observation(
                 row=batch["row"],
@@ -146,25 +161,25 @@ class Reconstructor(nn.Module):
     def posterior(self, batch: Batch) -> Posterior | None:
         """Infer the latent of each image."""
         rotation, shift_px = self.pose(batch["row"], batch["rotation"], batch["shift_px"])
-        basis = self._basis(*imaging.fold(self._coordinates(batch, rotation)))
-        return self._infer(batch, rotation, *self._transfer(batch, shift_px), basis)
+        known = self._known(*imaging.fold(self._coordinates(batch, rotation)))
+        return self._infer(batch, rotation, *self._transfer(batch, shift_px), known)
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict the images of a batch, with a drawn latent in training and its mean otherwise."""
         rotation, shift_px = self.pose(batch["row"], batch["rotation"], batch["shift_px"])
         contrast, phase = self._transfer(batch, shift_px)
         folded, sign = imaging.fold(self._coordinates(batch, rotation))
-        basis = self._basis(folded, sign)
-        posterior = self._infer(batch, rotation, contrast, phase, basis)
+        known = self._known(folded, sign)
+        posterior = self._infer(batch, rotation, contrast, phase, known)
         z = None
         if posterior is not None:
             z = posterior.sample() if self.training else posterior.mean
         amplitude = self.amplitude if "frequency_scale" not in batch else self._amplitude_at(folded)
         slices = self._decoded(folded, sign, amplitude, z)
-        if self.subspace is not None and basis is not None:
+        if self.basis is not None and known is not None:
             with torch.autocast(slices.device.type, enabled=False):
-                known = self.subspace.at(basis, z)
-            slices = torch.cat([slices[:, : self.n_known] + known, slices[:, self.n_known :]], dim=1)
+                start = self.basis.at(known, z)
+            slices = torch.cat([slices[:, : self.n_known] + start, slices[:, self.n_known :]], dim=1)
         multiplied = self._multiplier(batch)
         return Prediction(
             image=imaging.observe(slices, contrast * multiplied, phase),
@@ -206,8 +221,8 @@ class Reconstructor(nn.Module):
                 for c, a in zip(coordinates.split(chunk), amplitude.split(chunk), strict=True)
             ]
         )
-        if self.subspace is not None:
-            values = values + lattice.gather(self.subspace.transform(None if latent is None else latent[0]))
+        if self.basis is not None:
+            values = values + lattice.gather(self.basis.transform(None if latent is None else latent[0]))
         density = fourier.ifft(lattice.scatter(values), 3).real * self.density_scale
         axis = torch.arange(self.box_size, device=density.device) - self.box_size // 2
         r2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
