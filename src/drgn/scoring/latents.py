@@ -91,10 +91,10 @@ def neighbourhood(n: int) -> int:
 def similarity(z: np.ndarray, truth: np.ndarray, k: int) -> Similarity:
     """Mean share of a particle's k nearest in the latents that are among its k nearest in truth.
 
-    CryoBench's neighbourhood similarity (Boggust et al., Embedding Comparator, 2022). All particles whose true
-    state is as near as the k-th count as near, so that 1 can be reached; chance is their mean share of all
-    other particles, k / (N - 1) where the truth has no ties. Particles equally far in the latents count in
-    equal part.
+    CryoBench's neighbourhood similarity (Boggust et al., Embedding Comparator, 2022). All particles whose
+    true state is as near as the k-th count as near, so that 1 can be reached; chance is their mean share of
+    all other particles, k / (N - 1) where the truth has no ties. Particles equally far in the latents count
+    in equal part.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ def pose_errors(
     """Compare poses with the true ones.
 
     The map that belongs to given poses may be turned, displaced or of the other hand: the images do not tell.
-    Turned by Q, the poses become R Q^T; mirrored by M (z -> -z), they become M R M (`formats.table.Correction`);
+    Turned by Q, the poses become R Q^T; mirrored by M (z -> -z), M R M (`formats.table.Correction`);
     displaced by t, the shifts differ by (R t)_xy. The common Q is the geodesic median of R_true^T R, found by
     reweighted means on either hand, and the hand with the smaller median error is taken; t is then fitted.
 

@@ -1,0 +1,134 @@
+"""Scores of the oracle (`drgn.scoring.oracle`), under the names of those of a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.progress import Progress
+
+from drgn.analysis import metrics
+from drgn.errors import InputError
+from drgn.scoring import latents, maps, oracle
+from drgn.scoring.scores import Scores, class_scores, neighbour_scores, write_maps, write_table
+from drgn.scoring.subject import Subject
+from drgn.scoring.truth import Truth
+
+
+def of_ceiling(
+    subject: Subject, choice: pd.DataFrame | None, n_images: int | None, folder: Path, seed: int
+) -> Scores:
+    """Scores of the oracle, which knows maps, poses, CTF and noise; all begin with oracle_.
+
+    Writes oracle.csv (posterior mean of each coordinate, most likely classes), oracle_fsc.csv and pictures.
+
+    Parameters
+    ----------
+    subject
+        Its images are scored.
+    choice
+        From `maps.choose`, of which maps are scored too.
+    n_images
+        Score this many of the images, evenly spread over the true states; None: all.
+    folder
+        Of the results.
+    seed
+        Of the draw of particles whose neighbours are looked at.
+    """
+    truth, rows = subject.truth, subject.all_rows
+    if choice is None:
+        raise InputError(f"{truth.folder} has no maps, so the ceiling is not known: simulate the set again")
+    oracle.require_maps_of_images(truth)
+    images = oracle.Images(truth)
+    files = truth.maps["file"].to_list()
+    file_of_row = truth.map_of_row
+    assert file_of_row is not None
+    own = pd.Index(files).get_indexer(file_of_row)
+    prior = np.bincount(own, minlength=len(files)).astype(np.float64)
+    keys = pd.Index(truth.table.index)
+    wanted = keys.get_indexer(choice["key"])
+    chosen = rows
+    if n_images is not None and n_images < len(rows):
+        ordered = truth.order(rows)
+        spread = ordered[((np.arange(n_images) + 0.5) * len(rows) / n_images).astype(np.int64)]
+        chosen = np.union1d(spread, wanted)
+    # whole particles: their images are multiplied
+    group = truth.particles.table["group"].to_numpy(str)
+    chosen = np.flatnonzero(np.isin(group, group[chosen]))
+    _, first, number = np.unique(group[chosen], return_index=True, return_inverse=True)
+    with Progress(disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("likelihood of every true map", total=None)
+        likelihood = oracle.log_likelihood(
+            images,
+            chosen,
+            [lambda file=file: truth.read_map(file) for file in files],
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    share = oracle.posterior(likelihood, number, prior)
+    particle = chosen[first]
+    states = truth.states.iloc[particle].reset_index(drop=True)
+    scores: Scores = {"oracle_images": float(len(chosen))}
+    table = pd.DataFrame({"key": keys[particle]})
+    for name, column in states.items():
+        values, at = column.to_numpy(), truth.maps[name].to_numpy()
+        if len(np.unique(values)) < 2:
+            continue
+        if values.dtype.kind == "f":
+            mean = share @ at
+            scores[f"oracle_spearman_{name}"] = metrics.spearman(mean[:, None], values)
+            table[f"mean_{name}"] = mean
+        else:
+            classes = np.unique(at)
+            summed = np.stack([share[:, at == one].sum(1) for one in classes], axis=1)
+            labels = classes[summed.argmax(1)]
+            table[f"class_{name}"] = labels
+            scores.update(class_scores(str(name), labels, values, folder, "oracle_"))
+    points = share @ latents.coordinates(truth.maps[list(states)])
+    scores.update(neighbour_scores(points, states, seed, "oracle_"))
+    write_table(table, folder / "oracle.csv")
+    scores.update(
+        _ceiling_of_maps(truth, images, choice, wanted, share[_position(wanted, chosen, number)], folder)
+    )
+    return scores
+
+
+def _position(wanted: np.ndarray, chosen: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Which particle each wanted row shows."""
+    return number[np.searchsorted(chosen, wanted)]
+
+
+def _ceiling_of_maps(
+    truth: Truth,
+    images: oracle.Images,
+    choice: pd.DataFrame,
+    wanted: np.ndarray,
+    share: np.ndarray,
+    folder: Path,
+) -> Scores:
+    """Posterior mean maps of the chosen images, and back-projections of the chosen states."""
+    reference = maps.Reference(truth, truth.box_size)
+    files = truth.maps["file"].to_list()
+    stack = {file: truth.read_map(file) for file in files}
+    file_of_row = truth.map_of_row
+    assert file_of_row is not None
+
+    def best() -> Iterable[np.ndarray]:
+        for use, file, weights in zip(choice["use"], choice["map"], share, strict=True):
+            if use == "image":
+                mean = sum(float(w) * stack[f] for w, f in zip(weights, files, strict=True) if w > 1e-6)
+                assert isinstance(mean, torch.Tensor)
+                yield mean.numpy()
+            else:
+                power = oracle.shell_power(stack[file])
+                yield oracle.back_project(images, np.flatnonzero(file_of_row == file), power)
+
+    curve = maps.curves(best(), choice["map"], reference)
+    write_maps(choice, curve, reference, folder, "oracle_fsc")
+    found = maps.summary(choice, curve, reference)
+    rename = {name: f"oracle_{name}" for name in found if name.startswith("fsc_auc")}
+    rename |= {name: name.replace("map_", "backprojection_", 1) for name in found if name.startswith("map_")}
+    return {rename[name]: value for name, value in found.items() if name in rename}
