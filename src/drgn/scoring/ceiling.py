@@ -88,7 +88,10 @@ def of_ceiling(
             table[f"class_{name}"] = labels
             scores.update(class_scores(str(name), labels, values, folder, "oracle_"))
     points = share @ latents.coordinates(truth.maps[list(states)])
-    scores.update(neighbour_scores(points, states, seed, "oracle_"))
+    near = neighbour_scores(points, states, seed, "oracle_")
+    scores.update(
+        (name, value) for name, value in near.items() if not name.endswith(("_best", "_chance", "_k"))
+    )
     write_table(table, folder / "oracle.csv")
     scores.update(
         _ceiling_of_maps(truth, images, choice, wanted, share[_position(wanted, chosen, number)], folder)

@@ -93,10 +93,12 @@ class Images:
         )
         contrast = contrast * self._unit.abs()
         centred = imaging.matched_filter(image, contrast, phase, multiplied)
+        nothing, one = torch.zeros_like(image), torch.ones_like(image)
+        carried = imaging.whitened_residual(nothing, one, contrast, phase, multiplied)  # of a flat slice
         return Centred(
             self.rotation[chosen].numpy(),
             centred.to(torch.complex64).contiguous().numpy(),
-            contrast.square().contiguous().numpy(),
+            carried.abs().square().contiguous().numpy(),
         )
 
 

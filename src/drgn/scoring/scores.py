@@ -223,10 +223,12 @@ def printed(scores: Mapping[str, float]) -> str:
         name
         for name in dict.fromkeys(name.removeprefix("oracle_") for name in scores)
         if not name.endswith(("_best", "_chance"))
+        and not (name.startswith("backprojection_") and name.replace("backprojection_", "map_") in scores)
     ]
     rows = [("score", "value", "ceiling", "chance")]
     for name in names:
-        ceiling = scores.get(f"oracle_{name}", scores.get(f"{name}_best"))
+        own = (f"oracle_{name}", f"{name}_best", name.replace("map_", "backprojection_", 1))
+        ceiling = next((scores[other] for other in own if other in scores and other != name), None)
         rows.append((name, *map(_number, (scores.get(name), ceiling, scores.get(f"{name}_chance")))))
     width = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

@@ -1,0 +1,89 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from drgn.analysis.volumes import write_volumes
+from drgn.command import compose
+from drgn.errors import InputError
+from drgn.run import Run
+from drgn.score import score
+from drgn.scoring.scores import class_scores, printed
+
+
+def scored(**options):
+    return score(**{**compose("score", ["n_images=12", "n_maps=3"]), **options})
+
+
+def test_foreign_files_score_as_the_run_that_has_the_same_numbers(run, noisy, tmp_path, capsys):
+    own = scored(run=run)
+    assert own["n_particles"] == 200
+    assert own["fsc_images"] == 12
+    assert own["fsc_maps"] == 3
+    folder = run / "analysis" / "score"
+    assert json.loads((folder / "score.json").read_text()) == own
+    for name in ("fsc_images.png", "fsc_maps.png", "latent_truth.png", "latents.csv", "fsc.csv"):
+        assert (folder / name).is_file()
+    opened = Run.open(run)
+    np.save(tmp_path / "z.npy", opened.latents().z)
+    files = {"latents": tmp_path / "z.npy", "truth": noisy, "output": tmp_path / "scores"}
+    first = scored(**files)
+    assert "volumes=FOLDER" in capsys.readouterr().out
+    assert first == {name: value for name, value in own.items() if not name.startswith(("fsc", "map"))}
+    write_volumes(opened, np.loadtxt(tmp_path / "scores" / "z.txt", ndmin=2), tmp_path / "maps")
+    images = tmp_path / "scores" / "images.csv"
+    second = scored(**files, volumes=str(tmp_path / "maps"), images=images)
+    assert {name: second[name] for name in own} == pytest.approx(own, rel=1e-3, abs=1e-4)
+    assert abs(second["volumes_sign"]) == 1
+
+
+def test_the_ceiling_is_above_the_run(run, noisy, tmp_path, capsys):
+    found = scored(run=run, oracle=True, oracle_images=150, output=tmp_path / "with")
+    # 150 images and those whose maps are compared
+    assert 150 <= found["oracle_images"] <= 165
+    assert found["spearman_motion"] < found["oracle_spearman_motion"] <= 1
+    assert found["fsc_auc_mean"] < 0.9 < found["oracle_fsc_auc_mean"]
+    assert found["backprojection_fsc_auc_mean"] > found["map_fsc_auc_mean"]
+    shown = capsys.readouterr().out
+    assert f"{found['oracle_spearman_motion']:.4f}" in shown
+    alone = scored(run=None, truth=noisy, oracle=True, output=tmp_path / "alone")
+    assert alone["oracle_images"] == 200
+    assert "spearman_motion" not in alone
+    assert alone["oracle_spearman_motion"] == pytest.approx(found["oracle_spearman_motion"], abs=0.05)
+
+
+def test_classes_are_matched_and_counted(tmp_path):
+    truth = np.repeat([0, 1, 2], 20)
+    found = class_scores("state", np.array([5, 3, 4])[truth], truth, tmp_path)
+    assert found == {"ari_state": 1, "ami_state": pytest.approx(1), "accuracy_state": 1}
+    table = pd.read_csv(tmp_path / "confusion_state.csv")
+    np.testing.assert_array_equal(table.iloc[:, 1:], 20 * np.eye(3))
+
+
+def test_what_is_missing_is_said(noisy, tmp_path):
+    with pytest.raises(InputError, match="truth=FOLDER"):
+        scored(run=None, output=tmp_path)
+    with pytest.raises(InputError, match="output=FOLDER"):
+        scored(run=None, truth=noisy)
+    with pytest.raises(InputError, match="n_images=-1"):
+        scored(n_images=-1)
+
+
+def test_the_printed_table():
+    text = printed(
+        {
+            "n_particles": 1200.0,
+            "spearman_a": 0.9,
+            "oracle_spearman_a": 0.95,
+            "x": 0.5,
+            "x_chance": 0.1,
+            "x_best": 0.7,
+        }
+    )
+    assert [line.split() for line in text.splitlines()] == [
+        ["score", "value", "ceiling", "chance"],
+        ["n_particles", "1,200"],
+        ["spearman_a", "0.9000", "0.9500"],
+        ["x", "0.5000", "0.7000", "0.1000"],
+    ]
