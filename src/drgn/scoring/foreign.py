@@ -36,6 +36,28 @@ def write_choice(folder: Path, choice: pd.DataFrame, z: np.ndarray) -> tuple[Pat
     return paths
 
 
+def asked_for(folder: Path, choice: pd.DataFrame, subject: Subject) -> list[str]:
+    """Write which maps are wanted, and say how to make them."""
+    listed, points = write_choice(folder, choice, subject.z)
+    said = [
+        f"No maps are compared yet: {listed} lists the {len(choice)} images whose maps are wanted, {points}"
+        " their latents. Make the maps in this order and give their folder as volumes=FOLDER"
+        + (":" if subject.run else ".")
+    ]
+    if subject.run is not None:
+        weights = max(
+            subject.run.path.glob("weights*.pkl"), key=lambda path: path.stat().st_mtime, default=None
+        )
+        config = next(subject.run.path.glob("config.*"))
+        truth = subject.truth
+        pixel_A = truth.pixel_size_A * truth.box_size / subject.run.box_size
+        said.append(
+            f"  cryodrgn eval_vol {weights or 'WEIGHTS.pkl'} --config {config} --zfile {points}"
+            f" -o {folder / 'maps'} --Apix {pixel_A:.6g}"
+        )
+    return said
+
+
 def read_choice(path: Path, subject: Subject) -> pd.DataFrame:
     """Read which images maps belong to, in the form of `maps.choose`.
 

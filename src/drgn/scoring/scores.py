@@ -129,11 +129,7 @@ def of_maps(
         curve = maps.curves(subject.decoded(choice["row"].to_numpy()), choice["map"], reference)
         found, said = maps.summary(choice, curve, reference), []
     elif subject.z.shape[1]:
-        listed, points = foreign.write_choice(folder, choice, subject.z)
-        return {}, [
-            f"No maps are compared: {listed} lists the {len(choice)} images whose maps are wanted, {points}"
-            " their latents; make the maps in this order and give their folder as volumes=FOLDER."
-        ]
+        return {}, foreign.asked_for(folder, choice, subject)
     else:
         return {}, []
     write_maps(choice, curve, reference, folder, "fsc")
@@ -223,12 +219,10 @@ def printed(scores: Mapping[str, float]) -> str:
         name
         for name in dict.fromkeys(name.removeprefix("oracle_") for name in scores)
         if not name.endswith(("_best", "_chance"))
-        and not (name.startswith("backprojection_") and name.replace("backprojection_", "map_") in scores)
     ]
     rows = [("score", "value", "ceiling", "chance")]
     for name in names:
-        own = (f"oracle_{name}", f"{name}_best", name.replace("map_", "backprojection_", 1))
-        ceiling = next((scores[other] for other in own if other in scores and other != name), None)
+        ceiling = scores.get(f"oracle_{name}", scores.get(f"{name}_best"))
         rows.append((name, *map(_number, (scores.get(name), ceiling, scores.get(f"{name}_chance")))))
     width = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
