@@ -1,12 +1,15 @@
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from drgn.analysis.volumes import write_volumes
 from drgn.command import compose
 from drgn.errors import InputError
+from drgn.formats.mrc import read_volume, write_volume
 from drgn.run import Run
 from drgn.score import score
 from drgn.scoring.scores import class_scores, printed
@@ -87,3 +90,36 @@ def test_the_printed_table():
         ["spearman_a", "0.9000", "0.9500"],
         ["x", "0.5000", "0.7000", "0.1000"],
     ]
+
+
+def test_a_run_of_cryodrgn_is_asked_for_its_maps_and_then_scored(run, noisy, tmp_path, capsys):
+    folder = tmp_path / "vae"
+    folder.mkdir()
+    data = {"particles": str(noisy / "particles.mrcs"), "invert_data": True}
+    config = {"dataset_args": data, "lattice_args": {"D": 17}, "version": "4.3.1"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    z = Run.open(run).latents().z
+    (folder / "z.4.pkl").write_bytes(pickle.dumps(z) + pickle.dumps(z))
+    (folder / "weights.4.pkl").touch()
+    own = scored(run=folder)
+    assert own["spearman_motion"] == scored(run=run, n_images=0, n_maps=0)["spearman_motion"]
+    place = folder / "drgn" / "analysis" / "score"
+    said = next(line for line in capsys.readouterr().out.splitlines() if "eval_vol" in line)
+    assert said.split()[2:6] == [
+        str(folder / "weights.4.pkl"),
+        "--config",
+        str(folder / "config.yaml"),
+        "--zfile",
+    ]
+    assert said.split()[-1] == "24"
+    listed = pd.read_csv(place / "images.csv")
+    assert listed["use"].to_list() == ["image"] * 12 + ["centre"] * 3
+    (place / "maps").mkdir()
+    for i, file in enumerate(listed["map"]):  # a program that finds the true maps, dark
+        volume, pixel_size_A = read_volume(noisy / "maps" / file)
+        write_volume(place / "maps" / f"vol_{i + 1:03d}.mrc", -volume, pixel_size_A)
+    found = scored(run=folder, volumes=str(place / "maps"))
+    assert found["fsc_auc_mean"] == pytest.approx(1)
+    assert found["map_fsc05_nyquist_least"] == 1
+    assert found["volumes_sign"] == -1
+    assert "sign -1" in capsys.readouterr().out
