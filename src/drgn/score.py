@@ -99,6 +99,7 @@ def score(
     from drgn.run import Run
     from drgn.scoring import scores
     from drgn.scoring.ceiling import of_ceiling
+    from drgn.scoring.poses import summary as pose_scores
     from drgn.scoring.subject import of_files, of_run, of_truth
 
     require_matplotlib()
@@ -117,12 +118,14 @@ def score(
         folder = output
     folder.mkdir(parents=True, exist_ok=True)
     found = scores.of_latents(subject, folder, seed)
+    errors = scores.of_poses(subject, poses, folder)
+    if errors is not None:
+        found |= pose_scores(errors, subject.truth.pixel_size_A)
     choice = scores.choice_of(subject, images, n_images, n_maps)
     if choice is not None:
-        more, said = scores.of_maps(subject, choice, volumes, folder)
+        more, said = scores.of_maps(subject, choice, volumes, errors, folder)
         found |= more
         print("\n".join(said), end="\n" * bool(said))
-    found |= scores.of_poses(subject, poses, folder)
     if oracle:
         found |= of_ceiling(subject, choice, oracle_images, folder, seed)
     scores.write_scores(found, folder / "score.json")

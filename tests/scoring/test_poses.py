@@ -3,7 +3,9 @@ import pytest
 import torch
 
 from drgn.physics import rotations
-from drgn.scoring.poses import pose_errors, summary
+from drgn.physics.fsc import fsc
+from drgn.physics.phantoms import GaussianPhantom
+from drgn.scoring.poses import aligned, pose_errors, summary
 from drgn.simulation.poses import PoseOptions, Poses
 
 N = 2000
@@ -66,3 +68,25 @@ def test_a_third_of_wrong_poses_does_not_turn_the_others(right):
     found = errors(Poses(told, right.shift_A), right)
     assert np.median(found.rotation_deg) < 0.01
     assert found.rotation_deg[: N // 3].mean() > 90
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_map_is_moved_as_its_poses_are(right, mirrored):
+    """Gaussian points, exact in the frame of the truth and in that of the poses."""
+    turn = rotations.from_euler(torch.tensor([40.0, 75.0, 10.0], dtype=torch.float64))
+    moved_A = torch.tensor([3.0, -4.0, 5.0], dtype=torch.float64)
+    mirror = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
+    hand = mirror if mirrored else torch.eye(3, dtype=torch.float64)
+    rotation = hand @ right.rotation @ hand @ turn
+    found = errors(Poses(rotation, right.shift_A + (rotation @ moved_A)[:, :2]), right)
+    assert found.moves(2.0)
+    points_A = 7 * torch.randn(30, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    weight = torch.rand(30, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    theirs_A = points_A @ (turn.mT @ hand).mT + moved_A
+    sigma_A = torch.full((30,), 2.5, dtype=torch.float64)
+    true, other = (
+        GaussianPhantom(points, sigma_A, weight).density(32, 2.0).float() for points in (points_A, theirs_A)
+    )
+    back = aligned(other, found, 2.0)
+    assert float(fsc(back, true)[1:13].min()) > 0.995
+    assert float(fsc(other, true)[1:13].min()) < 0.5

@@ -7,6 +7,7 @@ import pytest
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
 from drgn.run import Run
+from drgn.scoring.poses import summary
 from drgn.scoring.scores import of_poses
 from drgn.scoring.subject import of_files, of_run, of_truth, read_latents
 from drgn.scoring.truth import Truth
@@ -84,8 +85,8 @@ def test_a_run_and_its_truth(run, noisy):
 
 def test_true_poses_are_no_error_and_wrong_ones_are_found(tmp_path, simulated):
     exact, wrong = simulated(), simulated("poses.error_deg=5", "poses.error_A=12", "n_particles=1000")
-    assert of_poses(of_truth(exact), None, tmp_path) == {}
-    found = of_poses(of_truth(wrong), None, tmp_path)
+    assert of_poses(of_truth(exact), None, tmp_path) is None
+    found = summary(of_poses(of_truth(wrong), None, tmp_path), 24)
     assert found["rotation_error_rms_deg"] == pytest.approx(5, rel=0.07)
     assert found["shift_error_rms_A"] == pytest.approx(12, rel=0.07)
     assert found["shift_error_rms_px"] == pytest.approx(0.5, rel=0.07)
@@ -94,7 +95,7 @@ def test_true_poses_are_no_error_and_wrong_ones_are_found(tmp_path, simulated):
     truth = Truth(wrong)
     rows = np.random.default_rng(0).permutation(1000)[:400]
     truth.particles.posed_as(_true(truth), np.arange(1000)).select(rows).save(tmp_path / "refined.star")
-    found = of_poses(of_truth(wrong), tmp_path / "refined.star", tmp_path)
+    found = summary(of_poses(of_truth(wrong), tmp_path / "refined.star", tmp_path), 24)
     assert found["rotation_error_rms_deg"] < 1e-2
     assert found["shift_error_rms_A"] < 1e-2
 

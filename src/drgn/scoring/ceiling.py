@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from drgn.scoring import latents, maps, oracle
 from drgn.scoring.scores import Scores, class_scores, neighbour_scores, write_maps, write_table
 from drgn.scoring.subject import Subject
 from drgn.scoring.truth import Truth
+
+_MAP_BYTES = 1 << 30  # true maps that are held at a time
 
 
 def of_ceiling(
@@ -115,18 +118,19 @@ def _ceiling_of_maps(
     """Posterior mean maps of the chosen images, and back-projections of the chosen states."""
     reference = maps.Reference(truth, truth.box_size)
     files = truth.maps["file"].to_list()
-    stack = {file: truth.read_map(file) for file in files}
+    kept = max(1, _MAP_BYTES // (4 * truth.box_size**3))
+    read = lru_cache(maxsize=kept)(truth.read_map)
     file_of_row = truth.map_of_row
     assert file_of_row is not None
 
     def best() -> Iterable[np.ndarray]:
         for use, file, weights in zip(choice["use"], choice["map"], share, strict=True):
             if use == "image":
-                mean = sum(float(w) * stack[f] for w, f in zip(weights, files, strict=True) if w > 1e-6)
+                mean = sum(float(w) * read(f) for w, f in zip(weights, files, strict=True) if w > 1e-6)
                 assert isinstance(mean, torch.Tensor)
                 yield mean.numpy()
             else:
-                power = oracle.shell_power(stack[file])
+                power = oracle.shell_power(read(file))
                 yield oracle.back_project(images, np.flatnonzero(file_of_row == file), power)
 
     curve = maps.curves(best(), choice["map"], reference)

@@ -17,6 +17,7 @@ from drgn.formats.atomic import replacing
 from drgn.formats.mrc_header import read_header
 from drgn.physics import fourier
 from drgn.scoring.maps import Reference
+from drgn.scoring.poses import PoseErrors, aligned
 from drgn.scoring.subject import Subject
 from drgn.scoring.truth import Truth
 
@@ -195,13 +196,17 @@ class Fit:
         return said
 
 
-def fit(volumes: VolumeFiles, files: list[str], reference: Reference) -> Fit:
-    """Find sign, hand and place of maps by those of a few of them."""
+def fit(
+    volumes: VolumeFiles, files: list[str], reference: Reference, errors: PoseErrors | None = None
+) -> Fit:
+    """Find sign, hand and place of maps by those of a few of them; `errors` as of `maps.curves`."""
     some = np.unique(np.linspace(0, len(volumes) - 1, min(_LOOKED_AT, len(volumes))).astype(int))
     straight, mirrored = [], []
     overlap = torch.zeros((reference.box_size,) * 3)
     for i in some:
         map_ = torch.from_numpy(np.array(volumes[int(i)], np.float32))
+        if errors is not None:
+            map_ = aligned(map_, errors, reference.pixel_size_A)
         right = reference(files[i])[0]
         reversed_ = map_.flip(0)
         if reference.box_size % 2 == 0:  # about the origin, D // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from torch import Tensor
 from drgn.analysis.clusters import on_data_mean
 from drgn.physics import masks
 from drgn.physics.fsc import fsc, resolution_A
+from drgn.scoring.poses import PoseErrors, aligned
 from drgn.scoring.subject import Subject
 from drgn.scoring.truth import Truth
 
@@ -56,7 +58,7 @@ def choose(subject: Subject, n_images: int, n_maps: int) -> pd.DataFrame:
 
 
 class Reference:
-    """True maps and the masks made of them, each read once, in the box of the maps that are compared.
+    """True maps and the masks made of them, in the box of the maps that are compared.
 
     The mask is the paper's recipe (P23) on the true map, so that it is the same for every program.
     """
@@ -64,22 +66,33 @@ class Reference:
     def __init__(self, truth: Truth, box_size: int) -> None:
         self.truth, self.box_size = truth, box_size
         self.pixel_size_A = truth.pixel_size_A * truth.box_size / box_size
-        self._known: dict[str, tuple[Tensor, Tensor]] = {}
+        self._read = lru_cache(maxsize=4)(self._made)  # maps are compared in the order of their states
 
     def __call__(self, file: str) -> tuple[Tensor, Tensor]:
         """Map and mask (D, D, D)."""
-        if file not in self._known:
-            volume = self.truth.read_map(file, self.box_size)
-            self._known[file] = volume, masks.soft_mask(volume, self.pixel_size_A)
-        return self._known[file]
+        return self._read(file)
+
+    def _made(self, file: str) -> tuple[Tensor, Tensor]:
+        volume = self.truth.read_map(file, self.box_size)
+        return volume, masks.soft_mask(volume, self.pixel_size_A)
 
 
-def curves(volumes: Iterable[np.ndarray], files: Iterable[str], reference: Reference) -> np.ndarray:
-    """Correlation of maps with the true ones of these files, (M, 2, D // 2 + 1): without and with mask."""
+def curves(
+    volumes: Iterable[np.ndarray],
+    files: Iterable[str],
+    reference: Reference,
+    errors: PoseErrors | None = None,
+) -> np.ndarray:
+    """Correlation of maps with the true ones of these files, (M, 2, D // 2 + 1): without and with mask.
+
+    `errors` are those of the poses that the maps belong to, where the maps must be moved by them first.
+    """
     found = []
     for volume, file in zip(volumes, files, strict=True):
         right, mask = reference(file)
         map_ = torch.from_numpy(np.array(volume, np.float32))
+        if errors is not None:
+            map_ = aligned(map_, errors, reference.pixel_size_A)
         found.append([fsc(map_, right).numpy(), fsc(map_, right, mask).numpy()])
     return np.array(found).reshape(len(found), 2, reference.box_size // 2 + 1)
 

@@ -1,10 +1,10 @@
 """The ceiling: what the images tell when maps, poses, CTF and noise are known.
 
 The likelihood of each image under every true map, with the shares of the maps as the prior, gives the
-posterior of its state. No method can order or class the particles better on average than its mean and its
-mode do, nor give an image a map with less error than the posterior mean of the maps: a score reads as a
-distance to theirs. For the map of one state, back-projecting its images with the true poses, Wiener-filtered
-with the true power, is what can be had without using the images of any other.
+posterior of its state. On average no coordinate has less squared error than its mean, no choice of a class is
+right more often than its mode, and no map of an image has less squared error than the posterior mean of the
+maps: a score reads as a distance to theirs. For the map of one state, back-projecting its images with the
+true poses, Wiener-filtered with the true power, is what can be had without using the images of any other.
 """
 
 from __future__ import annotations

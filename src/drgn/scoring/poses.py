@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drgn.physics import rotations
+from drgn.physics import fourier, rotations
+from drgn.physics.grids import half_lattice
+from drgn.physics.slices import extract, padded_transform
 
 _MIRROR = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
 _STEPS = 50  # of the geodesic median
 _SMALL_DEG = 1e-3
+_TURNED_DEG, _MOVED_PX = 0.5, 0.1  # less is left as it is: interpolation costs more
 
 
 class PoseErrors(NamedTuple):
@@ -30,8 +34,8 @@ class PoseErrors(NamedTuple):
         Whether the poses belong to a map of the other hand.
     other_hand_deg
         Median of `rotation_deg` on the hand that was not taken.
-    global_rotation_deg, global_shift_A
-        Size of the common rotation and displacement that were taken out.
+    turn, moved_A
+        Common rotation Q (3, 3) and displacement t (3,) that were taken out, see `pose_errors`.
     """
 
     rotation_deg: np.ndarray
@@ -39,8 +43,23 @@ class PoseErrors(NamedTuple):
     shift_A: np.ndarray
     mirrored: bool
     other_hand_deg: float
-    global_rotation_deg: float
-    global_shift_A: float
+    turn: np.ndarray
+    moved_A: np.ndarray
+
+    @property
+    def global_rotation_deg(self) -> float:
+        """Angle of the common rotation."""
+        return float(rotations.angle_deg(torch.from_numpy(self.turn), torch.eye(3, dtype=torch.float64)))
+
+    @property
+    def global_shift_A(self) -> float:
+        """Length of the common displacement."""
+        return float(np.linalg.norm(self.moved_A))
+
+    def moves(self, pixel_size_A: float) -> bool:
+        """Whether a map that belongs to these poses must be moved to lie on the true one."""
+        turned = self.global_rotation_deg > _TURNED_DEG
+        return self.mirrored or turned or self.global_shift_A > _MOVED_PX * pixel_size_A
 
 
 def pose_errors(
@@ -49,9 +68,10 @@ def pose_errors(
     """Compare poses with the true ones.
 
     The map that belongs to given poses may be turned, displaced or of the other hand: the images do not tell.
-    Turned by Q, the poses become R Q^T; mirrored by M (z -> -z), M R M (`formats.table.Correction`);
-    displaced by t, the shifts differ by (R t)_xy. The common Q is the geodesic median of R_true^T R, found by
-    reweighted means on either hand, and the hand with the smaller median error is taken; t is then fitted.
+    With M = 1, or the mirror z -> -z where it is of the other hand, a point r of the true map is at
+    r' = Q^T M r + t in theirs; their poses are M R M Q and their shifts larger by (M R M Q t)_xy. Q is the
+    geodesic median of (M R M)^T R_theirs, found by reweighted means on either hand, and the hand with the
+    smaller median error is taken; t is then fitted.
 
     Parameters
     ----------
@@ -61,7 +81,7 @@ def pose_errors(
         (N, 2).
     """
     told, right = (torch.as_tensor(r, dtype=torch.float64) for r in (rotation, true_rotation))
-    hands = [_aligned(told, one) for one in (right, _MIRROR @ right @ _MIRROR)]
+    hands = [_turn(told, one) for one in (right, _MIRROR @ right @ _MIRROR)]
     medians = [float(error.median()) for _, error in hands]
     mirrored = medians[1] < medians[0]
     turn, error = hands[mirrored]
@@ -71,19 +91,32 @@ def pose_errors(
     design = told[:, :2].reshape(-1, 3)
     moved = torch.linalg.lstsq(design, difference.reshape(-1, 1), driver="gelsd").solution
     left = difference - (design @ moved).reshape(-1, 2)
-    identity = torch.eye(3, dtype=torch.float64)
     return PoseErrors(
         rotation_deg=error.numpy(),
         view_deg=view.numpy(),
         shift_A=left.norm(dim=1).numpy(),
         mirrored=mirrored,
         other_hand_deg=medians[1 - mirrored],
-        global_rotation_deg=float(rotations.angle_deg(turn, identity)),
-        global_shift_A=float(moved.norm()),
+        turn=turn.numpy(),
+        moved_A=moved.flatten().numpy(),
     )
 
 
-def _aligned(told: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def aligned(volume: Tensor, errors: PoseErrors, pixel_size_A: float) -> Tensor:
+    """Move a map (D, D, D) that belongs to the poses onto the true one: V(r) = V'(Q^T M r + t).
+
+    In Fourier space F(k) = F'(A k) exp(2 pi i (A k).t) with A = Q^T M, inside Nyquist.
+    """
+    lattice = half_lattice(len(volume), 3)
+    turn = torch.from_numpy(errors.turn)
+    there = turn.mT @ _MIRROR if errors.mirrored else turn.mT
+    coordinates = (lattice.frequencies.double() @ there.mT).float()
+    phase = 2 * math.pi * (coordinates @ torch.from_numpy(errors.moved_A / pixel_size_A).float())
+    values = extract(padded_transform(volume), coordinates) * torch.polar(torch.ones_like(phase), phase)
+    return fourier.ifft(lattice.scatter(values), 3).real
+
+
+def _turn(told: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Rotation Q with told ~ right Q, and the angle that is left of each."""
     relative = right.mT @ told
     weight = torch.ones(len(told), dtype=torch.float64)

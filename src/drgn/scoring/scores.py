@@ -100,7 +100,11 @@ def choice_of(subject: Subject, images: Path | None, n_images: int, n_maps: int)
 
 
 def of_maps(
-    subject: Subject, choice: pd.DataFrame, volumes: str | None, folder: Path
+    subject: Subject,
+    choice: pd.DataFrame,
+    volumes: str | None,
+    errors: poses.PoseErrors | None,
+    folder: Path,
 ) -> tuple[Scores, list[str]]:
     """Correlation of maps with the true ones, and what a person should know of it.
 
@@ -115,25 +119,31 @@ def of_maps(
         Images that the maps belong to.
     volumes
         Where the maps are; None: the run decodes them, if it can.
+    errors
+        Of the poses that the maps belong to; None: they are the true ones.
     folder
         Of the results.
     """
+    if errors is not None and not errors.moves(subject.truth.pixel_size_A):
+        errors = None
+    moved = ["The maps are moved as their poses are to the true ones before they are compared."]
     if volumes is not None:
         files = foreign.find_volumes(volumes, len(choice))
         reference = maps.Reference(subject.truth, foreign.box_of(files, subject.truth))
-        fit = foreign.fit(files, choice["map"].to_list(), reference)
-        curve = fit.sign * maps.curves(files, choice["map"], reference)
+        fit = foreign.fit(files, choice["map"].to_list(), reference, errors)
+        curve = fit.sign * maps.curves(files, choice["map"], reference, errors)
         found, said = {**maps.summary(choice, curve, reference), **fit.scores()}, fit.warnings()
     elif subject.run is not None and subject.run.decodes:
         reference = maps.Reference(subject.truth, subject.run.box_size)
-        curve = maps.curves(subject.decoded(choice["row"].to_numpy()), choice["map"], reference)
+        decoded = subject.decoded(choice["row"].to_numpy())
+        curve = maps.curves(decoded, choice["map"], reference, errors)
         found, said = maps.summary(choice, curve, reference), []
     elif subject.z.shape[1]:
         return {}, foreign.asked_for(folder, choice, subject)
     else:
         return {}, []
     write_maps(choice, curve, reference, folder, "fsc")
-    return found, said
+    return found, [*(moved if errors else []), *said]
 
 
 def write_maps(
@@ -153,8 +163,8 @@ def write_maps(
             plots.fsc_curves(panels, reference.pixel_size_A, file)
 
 
-def of_poses(subject: Subject, given: Path | None, folder: Path) -> Scores:
-    """Error of the poses; nothing where they are the true ones. Writes poses.csv and poses.png.
+def of_poses(subject: Subject, given: Path | None, folder: Path) -> poses.PoseErrors | None:
+    """Error of the poses; None where they are the true ones. Writes poses.csv and poses.png.
 
     Parameters
     ----------
@@ -175,11 +185,11 @@ def of_poses(subject: Subject, given: Path | None, folder: Path) -> Scores:
     if particles.rotation is None:
         if given is not None:
             raise InputError(f"poses={given} has no orientations of its particles")
-        return {}
+        return None
     shift_A = particles.table[["shift_x_A", "shift_y_A"]].to_numpy(np.float64)
     right = [part[rows] for part in subject.truth.poses]
     if given is None and _same_poses(particles.rotation, shift_A, *right):
-        return {}
+        return None
     errors = poses.pose_errors(particles.rotation, shift_A, *right)
     frame = pd.DataFrame(
         {
@@ -191,7 +201,7 @@ def of_poses(subject: Subject, given: Path | None, folder: Path) -> Scores:
     )
     write_table(frame, folder / "poses.csv")
     plots.pose_errors(errors.rotation_deg, errors.shift_A, folder / "poses.png")
-    return poses.summary(errors, subject.truth.pixel_size_A)
+    return errors
 
 
 def _same_poses(
