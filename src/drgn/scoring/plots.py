@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from drgn.analysis.plots import INK, OKABE_ITO, _dress, _figure, save
+from drgn.analysis.plots import INK, OKABE_ITO, _dress, _figure, label_colours, save
 
 
-def fsc_curves(panels: Mapping[str, np.ndarray], pixel_size_A: float, path: Path) -> Path:
-    """Correlation of many maps with the truth, one panel for each kind: every curve, and their mean.
+def fsc_curves(
+    panels: Mapping[str, np.ndarray], pixel_size_A: float, path: Path, names: list[str] | None = None
+) -> Path:
+    """Correlation of maps with the truth, one panel for each kind: every curve, and their mean.
 
     Parameters
     ----------
@@ -21,6 +23,8 @@ def fsc_curves(panels: Mapping[str, np.ndarray], pixel_size_A: float, path: Path
         Pixel size of the maps.
     path
         The PNG to write.
+    names
+        Of the M maps, where each is to be told from the others.
     """
     figure = _figure(5.2 * len(panels), 4.0)
     for panel, (title, curves) in zip(
@@ -29,8 +33,12 @@ def fsc_curves(panels: Mapping[str, np.ndarray], pixel_size_A: float, path: Path
         shells = curves.shape[1] - 1  # the last one is Nyquist's, half of which is empty
         frequency = np.arange(shells) / (2 * shells * pixel_size_A)
         shown = np.concatenate([np.ones((len(curves), 1)), curves[:, 1:-1]], axis=1)
-        panel.plot(frequency, shown.T, color=OKABE_ITO[4], lw=0.6, alpha=0.5)
-        panel.plot(frequency, shown.mean(0), color=OKABE_ITO[0], lw=2.2, label=f"mean of {len(curves)}")
+        if names is None:
+            panel.plot(frequency, shown.T, color=OKABE_ITO[4], lw=0.6, alpha=0.5)
+            panel.plot(frequency, shown.mean(0), color=OKABE_ITO[0], lw=2.2, label=f"mean of {len(curves)}")
+        else:
+            for curve, name, colour in zip(shown, names, label_colours(len(names)), strict=True):
+                panel.plot(frequency, curve, color=colour, lw=1.4, label=name)
         for threshold in (0.5, 0.143):
             panel.axhline(threshold, color=INK, lw=0.8, ls=":")
         panel.axhline(0, color=INK, lw=0.5)
@@ -38,7 +46,7 @@ def fsc_curves(panels: Mapping[str, np.ndarray], pixel_size_A: float, path: Path
         panel.set(xlim=(0, nyquist), ylim=(min(-0.05, float(shown.min())), 1.02), title=title)
         ticks = np.linspace(0, nyquist, 6)[1:]
         panel.set_xticks(ticks, [f"1/{1 / tick:.1f}" for tick in ticks])
-        panel.legend(frameon=False, loc="lower left")
+        panel.legend(frameon=False, loc="lower left", fontsize=8, ncols=1 + len(names or ()) // 6)
         _dress(panel, "spatial frequency (1/Å)", "correlation with the true map")
     return save(figure, path)
 

@@ -17,6 +17,7 @@ from drgn.scoring import foreign, latents, maps, plots, poses
 from drgn.scoring.subject import Subject
 
 Scores = dict[str, float]
+_TOLD_APART = 12  # curves in one picture
 _SMALL_DEG, _SMALL_A = 0.05, 0.05  # poses that differ by less are the same, rounded
 
 
@@ -153,14 +154,17 @@ def write_maps(
     write_table(maps.table(choice, curve, reference), folder / f"{name}.csv")
     write_table(maps.curve_table(choice, curve, reference), folder / f"{name}_curves.csv")
     for use in ("image", "centre"):
-        mine = curve[(choice["use"] == use).to_numpy()]
+        chosen = (choice["use"] == use).to_numpy()
+        mine = curve[chosen]
         if len(mine):
             panels = {
                 f"{kind}: area {maps.area(mine[:, k]).mean():.3f}": mine[:, k]
                 for k, kind in enumerate(maps.KINDS)
             }
-            file = folder / f"{name}_{'images' if use == 'image' else 'maps'}.png"
-            plots.fsc_curves(panels, reference.pixel_size_A, file)
+            picture = folder / f"{name}_{'images' if use == 'image' else 'maps'}.png"
+            names = [file.removesuffix(".mrc") for file in choice["map"][chosen]]
+            told = names if use == "centre" and len(names) <= _TOLD_APART else None
+            plots.fsc_curves(panels, reference.pixel_size_A, picture, told)
 
 
 def of_poses(subject: Subject, given: Path | None, folder: Path) -> poses.PoseErrors | None:
