@@ -121,13 +121,14 @@ def score(
     errors = scores.of_poses(subject, poses, folder)
     if errors is not None:
         found |= pose_scores(errors, subject.truth.pixel_size_A)
-    choice = scores.choice_of(subject, images, n_images, n_maps)
+    choice = scores.choice_of(subject, images, n_images, n_maps, bool(volumes))
     if choice is not None:
         more, said = scores.of_maps(subject, choice, volumes, errors, folder)
         found |= more
         print("\n".join(said), end="\n" * bool(said))
     if oracle:
-        found |= of_ceiling(subject, choice, oracle_images, folder, seed)
+        box_size = int(found.get("fsc_box_size", subject.truth.box_size))
+        found |= of_ceiling(subject, choice, oracle_images, box_size, folder, seed)
     scores.write_scores(found, folder / "score.json")
     print(scores.printed(found))
     print(f"Tables and pictures: {folder}")

@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,10 @@ from drgn.errors import InputError
 from drgn.formats.mrc import read_volume, write_volume
 from drgn.run import Run
 from drgn.score import score
+from drgn.scoring.ceiling import of_ceiling
+from drgn.scoring.maps import choose
 from drgn.scoring.scores import class_scores, printed
+from drgn.scoring.subject import of_truth, subject_of
 
 
 def scored(**options):
@@ -123,3 +127,36 @@ def test_a_run_of_cryodrgn_is_asked_for_its_maps_and_then_scored(run, noisy, tmp
     assert found["map_fsc05_nyquist_least"] == 1
     assert found["volumes_sign"] == -1
     assert "sign -1" in capsys.readouterr().out
+
+
+def test_images_that_a_table_groups_are_multiplied(noisy, tmp_path):
+    alone = scored(run=None, truth=noisy, oracle=True, output=tmp_path / "alone")
+    subject = of_truth(noisy)
+    # pairs of images of one map are taken for one particle
+    order = subject.truth.order(np.arange(200))
+    group = np.empty(200, dtype=object)
+    group[order] = [f"{i // 2}" for i in range(200)]
+    subject.particles.table["group"] = group.astype(str)
+    paired = subject_of(subject.truth, subject.particles, subject.z, None)
+    assert len(paired.rows) == 100
+    found = of_ceiling(paired, choose(paired, 5, 2), None, 8, tmp_path, 0)
+    assert found["oracle_images"] == 200
+    assert len(pd.read_csv(tmp_path / "oracle.csv")) == 100
+    assert found["oracle_spearman_motion"] > alone["oracle_spearman_motion"]
+    assert len(pd.read_csv(tmp_path / "oracle_fsc_curves.csv").columns) == 4 + 5  # shells of a box of 8
+    some = of_ceiling(paired, choose(paired, 5, 2), 20, 16, tmp_path, 0)
+    assert some["oracle_images"] % 2 == 0
+    assert 40 <= some["oracle_images"] <= 54
+
+
+def test_true_maps_are_needed_where_maps_are_given(noisy, tmp_path):
+    shutil.copytree(noisy, tmp_path / "without", ignore=shutil.ignore_patterns("maps"))
+    np.save(tmp_path / "z.npy", np.zeros((200, 1)))
+    files = {"latents": tmp_path / "z.npy", "truth": tmp_path / "without", "output": tmp_path / "scores"}
+    found = scored(**files)
+    assert found["spearman_motion"] == 0  # collapsed
+    assert not any(name.startswith("fsc") for name in found)
+    with pytest.raises(InputError, match="no true maps"):
+        scored(**files, volumes="maps")
+    with pytest.raises(InputError, match="has no maps"):
+        scored(**files, oracle=True)

@@ -9,7 +9,7 @@ from drgn.formats.particles import Particles
 from drgn.run import Run
 from drgn.scoring.poses import summary
 from drgn.scoring.scores import of_poses
-from drgn.scoring.subject import of_files, of_run, of_truth, read_latents
+from drgn.scoring.subject import of_files, of_run, of_truth, read_latents, subject_of
 from drgn.scoring.truth import Truth
 
 Z = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
@@ -66,9 +66,7 @@ def test_images_of_one_particle_count_once(tmp_path, simulated):
     truth = Truth(folder)
     particles = truth.particles
     particles.table["group"] = [str(i // 4) for i in range(200)]
-    from drgn.scoring.subject import _subject
-
-    subject = _subject(truth, particles, Z, None)
+    subject = subject_of(truth, particles, Z, None)
     assert len(subject.z) == 50
     assert len(subject.all_rows) == 200
     np.testing.assert_array_equal(subject.z, Z[::4])

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from drgn.analysis import metrics
 from drgn.errors import InputError
+from drgn.physics import fourier
 from drgn.scoring import latents, maps, oracle
 from drgn.scoring.scores import Scores, class_scores, neighbour_scores, write_maps, write_table
 from drgn.scoring.subject import Subject
@@ -23,7 +24,12 @@ _MAP_BYTES = 1 << 30  # true maps that are held at a time
 
 
 def of_ceiling(
-    subject: Subject, choice: pd.DataFrame | None, n_images: int | None, folder: Path, seed: int
+    subject: Subject,
+    choice: pd.DataFrame | None,
+    n_images: int | None,
+    box_size: int,
+    folder: Path,
+    seed: int,
 ) -> Scores:
     """Scores of the oracle, which knows maps, poses, CTF and noise; all begin with oracle_.
 
@@ -37,6 +43,8 @@ def of_ceiling(
         From `maps.choose`, of which maps are scored too.
     n_images
         Score this many of the images, evenly spread over the true states; None: all.
+    box_size
+        In which maps are compared, as those of the subject were.
     folder
         Of the results.
     seed
@@ -54,27 +62,26 @@ def of_ceiling(
     prior = np.bincount(own, minlength=len(files)).astype(np.float64)
     keys = pd.Index(truth.table.index)
     wanted = keys.get_indexer(choice["key"])
-    chosen = rows
+    group = subject.particles.table["group"].to_numpy(str)
     if n_images is not None and n_images < len(rows):
         ordered = truth.order(rows)
         spread = ordered[((np.arange(n_images) + 0.5) * len(rows) / n_images).astype(np.int64)]
-        chosen = np.union1d(spread, wanted)
-    # whole particles: their images are multiplied
-    group = truth.particles.table["group"].to_numpy(str)
-    chosen = np.flatnonzero(np.isin(group, group[chosen]))
-    _, first, number = np.unique(group[chosen], return_index=True, return_inverse=True)
+        # whole particles: their images are multiplied
+        taken = np.isin(group, group[np.isin(rows, [*spread, *wanted])])
+        rows, group = rows[taken], group[taken]
+    _, first, number = np.unique(group, return_index=True, return_inverse=True)
     with Progress(disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("likelihood of every true map", total=None)
         likelihood = oracle.log_likelihood(
             images,
-            chosen,
+            rows,
             [lambda file=file: truth.read_map(file) for file in files],
             lambda done, total: bar.update(task, completed=done, total=total),
         )
     share = oracle.posterior(likelihood, number, prior)
-    particle = chosen[first]
+    particle = rows[first]
     states = truth.states.iloc[particle].reset_index(drop=True)
-    scores: Scores = {"oracle_images": float(len(chosen))}
+    scores: Scores = {"oracle_images": float(len(rows))}
     table = pd.DataFrame({"key": keys[particle]})
     for name, column in states.items():
         values, at = column.to_numpy(), truth.maps[name].to_numpy()
@@ -96,44 +103,44 @@ def of_ceiling(
         (name, value) for name, value in near.items() if not name.endswith(("_best", "_chance", "_k"))
     )
     write_table(table, folder / "oracle.csv")
-    scores.update(
-        _ceiling_of_maps(truth, images, choice, wanted, share[_position(wanted, chosen, number)], folder)
-    )
+    share = share[number[pd.Index(rows).get_indexer(wanted)]]
+    scores.update(_ceiling_of_maps(truth, images, choice, share, box_size, folder))
     return scores
 
 
-def _position(wanted: np.ndarray, chosen: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """Which particle each wanted row shows."""
-    return number[np.searchsorted(chosen, wanted)]
+def _in_box(volume: torch.Tensor, box_size: int) -> torch.Tensor:
+    return volume if len(volume) == box_size else fourier.downsample(volume, box_size, 3)
 
 
 def _ceiling_of_maps(
     truth: Truth,
     images: oracle.Images,
     choice: pd.DataFrame,
-    wanted: np.ndarray,
     share: np.ndarray,
+    box_size: int,
     folder: Path,
 ) -> Scores:
     """Posterior mean maps of the chosen images, and back-projections of the chosen states."""
-    reference = maps.Reference(truth, truth.box_size)
+    reference = maps.Reference(truth, box_size)
     files = truth.maps["file"].to_list()
     kept = max(1, _MAP_BYTES // (4 * truth.box_size**3))
     read = lru_cache(maxsize=kept)(truth.read_map)
     file_of_row = truth.map_of_row
     assert file_of_row is not None
 
-    def best() -> Iterable[np.ndarray]:
+    def best() -> Iterable[torch.Tensor]:
         for use, file, weights in zip(choice["use"], choice["map"], share, strict=True):
             if use == "image":
                 mean = sum(float(w) * read(f) for w, f in zip(weights, files, strict=True) if w > 1e-6)
                 assert isinstance(mean, torch.Tensor)
-                yield mean.numpy()
+                yield mean
             else:
                 power = oracle.shell_power(read(file))
-                yield oracle.back_project(images, np.flatnonzero(file_of_row == file), power)
+                rows = np.flatnonzero(file_of_row == file)
+                yield torch.from_numpy(oracle.back_project(images, rows, power))
 
-    curve = maps.curves(best(), choice["map"], reference)
+    cropped = (_in_box(volume, box_size).numpy() for volume in best())
+    curve = maps.curves(cropped, choice["map"], reference)
     write_maps(choice, curve, reference, folder, "oracle_fsc")
     found = maps.summary(choice, curve, reference)
     rename = {name: f"oracle_{name}" for name in found if name.startswith("fsc_auc")}

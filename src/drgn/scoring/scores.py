@@ -91,9 +91,19 @@ def neighbour_scores(z: np.ndarray, states: pd.DataFrame, seed: int, prefix: str
     }
 
 
-def choice_of(subject: Subject, images: Path | None, n_images: int, n_maps: int) -> pd.DataFrame | None:
-    """Images whose maps are compared: those of a list, or chosen; None where there are no true maps."""
+def choice_of(
+    subject: Subject, images: Path | None, n_images: int, n_maps: int, needed: bool
+) -> pd.DataFrame | None:
+    """Images whose maps are compared: those of a list, or chosen; None where there are no true maps.
+
+    Raises
+    ------
+    InputError
+        There are none though they are needed.
+    """
     if subject.truth.map_of_row is None:
+        if needed:
+            raise InputError(f"{subject.truth.folder} has no true maps to compare with: simulate it again")
         return None
     if images is not None:
         return foreign.read_choice(images, subject)

@@ -80,7 +80,7 @@ def of_run(run: Run, truth: Path | None) -> Subject:
             f"{run.path} has no latent (latent=none), so there is nothing to compare with the truth."
         )
     known = Truth(Path(particles.source.path).parent if truth is None else truth)
-    return _subject(known, particles, run.latents().z, run)
+    return subject_of(known, particles, run.latents().z, run)
 
 
 def of_files(latents: Path, truth: Path, particles: Path | None) -> Subject:
@@ -113,18 +113,18 @@ def of_files(latents: Path, truth: Path, particles: Path | None) -> Subject:
             f"{latents} has {len(z)} rows, but {table.source.path} has {len(table)} particles; give the file"
             " that the latents are of as particles=FILE, in their order"
         )
-    return _subject(known, table, z, None)
+    return subject_of(known, table, z, None)
 
 
 def of_truth(truth: Path) -> Subject:
     """Take the simulated particles themselves, which nobody has described: their latents are (N, 0)."""
     known = Truth(truth)
-    return _subject(known, known.particles, np.zeros((len(known.particles), 0), np.float32), None)
+    return subject_of(known, known.particles, np.zeros((len(known.particles), 0), np.float32), None)
 
 
-def _subject(truth: Truth, particles: Particles, z: np.ndarray, run: Run | None) -> Subject:
+def subject_of(truth: Truth, particles: Particles, z: np.ndarray, run: Run | None) -> Subject:
+    """Join latents (one for each of `particles`) and truth; images of one physical particle are one row."""
     all_rows = truth.rows_of(particles)
-    # images of one physical particle have one latent and one state: it counts once
     first = np.sort(np.unique(particles.table["group"].to_numpy(str), return_index=True)[1])
     key = truth.table.index.to_numpy(str)[all_rows[first]]
     return Subject(truth, all_rows[first], key, z[first], run, particles, all_rows)
