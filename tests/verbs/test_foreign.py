@@ -56,7 +56,6 @@ def test_the_demo_orders_the_motion_and_separates_the_class(tmp_path: Path) -> N
     scores = score(**{**compose("score", ["n_images=6", "n_maps=2"]), "run": tmp_path / "run"})
     assert scores["spearman_motion"] >= 0.95
     assert scores["ari_attached"] >= 0.95
-    assert scores["fsc_auc_masked_mean"] >= 0.8
 
 
 def test_two_classes_of_a_tilt_star_are_told_apart(shared: Path, train: Train) -> None:
