@@ -29,7 +29,7 @@ install: .venv/.installed ## Make .venv and install drgn into it, editable, with
 .PHONY: demo
 demo: install ## Simulate a small heterogeneous set, train on it, analyse it, score it against the truth
 	$(BIN)/drgn train experiment=demo output=$(DEMO)
-	$(BIN)/drgn score run=$(DEMO)
+	$(BIN)/drgn score run=$(DEMO) n_images=20
 	@echo "The report, with the latent space, the maps and their pictures: $(DEMO)/analysis/report.html"
 
 .PHONY: lint

@@ -35,7 +35,8 @@ ALLOWED = {
     "run": LEARNING | ENTRY | {"foreign_run"},
     "foreign_run": PHYSICAL | {"models", "data", "run"},
     "analysis": LEARNING | {"run", "analysis"},
-    **{verb: LEARNING | ENTRY | {"run", "analysis", "simulation", *VERBS} for verb in VERBS},
+    "scoring": LEARNING | {"run", "analysis", "simulation", "scoring"},
+    **{verb: LEARNING | ENTRY | {"run", "analysis", "simulation", "scoring", *VERBS} for verb in VERBS},
 }
 HYDRA = {"command.py", "run.py", "train.py"}
 LIGHTNING = {"data/datamodule.py", "train.py"}  # and training/
