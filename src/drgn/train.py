@@ -83,7 +83,7 @@ def train(
     from drgn.models.reconstructor import Reconstructor
     from drgn.run import Run, build_reconstructor
     from drgn.simulate import make_missing
-    from drgn.training import precision
+    from drgn.training import memory, precision
     from drgn.training.callbacks import (
         BadBatches,
         Draws,
@@ -98,6 +98,7 @@ def train(
     from drgn.training.subspace import fit as fit_subspace
 
     started = time.perf_counter()
+    memory.keep_freed()
     make_missing(dataset)
     data = build({k: v for k, v in dataset.items() if k != "simulate"}, trust=trust, key="dataset")
     particles = data.particles
