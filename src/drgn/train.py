@@ -36,6 +36,7 @@ def train(
     loss: Mapping[str, Any],
     optimizer: Mapping[str, Any],
     schedule: Mapping[str, Any],
+    pixels: Mapping[str, Any],
     trainer: Mapping[str, Any],
     logger: Mapping[str, Any] | None,
     callbacks: Mapping[str, Any],
@@ -50,7 +51,8 @@ def train(
 
     Parameters
     ----------
-    dataset, model, latent, warmstart, pose, loss, optimizer, schedule, trainer, logger, callbacks
+    dataset, model, latent, warmstart, pose, loss, optimizer, schedule, pixels, trainer, logger,
+    callbacks
         Nodes of the configuration: `_target_` and keyword arguments, see conf/.
     output
         The run folder.
@@ -113,7 +115,8 @@ def train(
 
     model()  # mistakes are told before images are prepared, which can take an hour
     steps = [
-        build(node, trust=trust, key=key) for key, node in (("optimizer", optimizer), ("schedule", schedule))
+        build(node, trust=trust, key=key)
+        for key, node in (("optimizer", optimizer), ("schedule", schedule), ("pixels", pixels))
     ]
     if resume:
         Run.require_same(output, config, box_size=data.box_size, n=len(particles))

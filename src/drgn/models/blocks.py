@@ -1,9 +1,9 @@
 """The residual network of `models.mlp` on many rows, on a CPU: in blocks of rows that stay in its cache.
 
 The mathematics is that of the plain network, forward and backward. What differs is the order: all layers of
-one block of rows before the next block, so that ReLU, additions and sums find their operands in the cache. Bias
-and residual are added inside the matrix product, the encoding of the rows is made in the block, and nothing is
-as large as all rows times a layer but what the backward pass needs.
+one block of rows before the next block, so that ReLU, additions and sums find their operands in the cache.
+Bias and residual are added inside the matrix product, the encoding of the rows is made in the block, and
+nothing is as large as all rows times a layer but what the backward pass needs.
 """
 
 from collections.abc import Callable, Iterator
