@@ -220,7 +220,7 @@ def train(
         run.model(fitter.strategy.root_device),
         data.predict_dataloader(),
         n=len(particles),
-        autocast=torch.bfloat16 if "bf16" in str(settings["precision"]) else None,
+        autocast=run.autocast_type(fitter.strategy.root_device),
         fit=data.heldout,
     )
     run.save_latents(encoded, data.heldout)

@@ -1,5 +1,6 @@
 """The model: latent + pose + decoder + forward model -> predicted images and their loss."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from drgn.models.encoders import Observation
 from drgn.models.latents import Posterior
 from drgn.models.losses import Loss
 from drgn.models.subspace import Subspace
-from drgn.physics import fourier, imaging
+from drgn.physics import imaging
 from drgn.physics.grids import half_lattice
 from drgn.physics.imaging import Batch
 
@@ -220,40 +221,49 @@ class Reconstructor(nn.Module):
         kl = None if prediction.posterior is None else prediction.posterior.kl()
         return self.loss_function(residual, kl, images_seen)
 
-    @torch.no_grad()
     def volume(self, z: Tensor | None, chunk: int = 1 << 17) -> Tensor:
-        """Decode one map on the whole voxel grid inside Nyquist (P9).
+        """Decode one map (D, D, D) at z (Z,), or the homogeneous one at None; see `volumes`."""
+        return next(self.volumes(None if z is None else z[None], chunk))
+
+    @torch.no_grad()
+    def volumes(self, z: Tensor | None, chunk: int = 1 << 17) -> Iterator[Tensor]:
+        """Decode maps on the whole voxel grid inside Nyquist (P9).
 
         Parameters
         ----------
         z
-            (Z,), or None for a homogeneous model.
+            (M, Z), or None for the one map of a homogeneous model. What does not depend on z is computed once
+            for all of them; memory holds the half transforms of all.
         chunk
             Frequencies decoded at a time.
 
-        Returns
-        -------
+        Yields
+        ------
         Tensor
             (D, D, D) float32 density [z, y, x] in grey values of the particle images. The zero frequency
             carries no information through the CTF; it is set so that the density averages zero outside the
             inscribed sphere.
         """
         lattice = half_lattice(self.box_size, 3)
-        coordinates = lattice.frequencies.to(self.frequencies.device)
+        device = self.frequencies.device
+        coordinates = lattice.frequencies.to(device)
         amplitude = self._amplitude_at(coordinates)
-        latent = None if z is None else z[None].to(coordinates)
-        values = torch.cat(
-            [
-                self._decoded(*imaging.fold(c[None]), a[None], latent)[0]
-                for c, a in zip(coordinates.split(chunk), amplitude.split(chunk), strict=True)
-            ]
-        )
-        if self.subspace is not None:
-            values = values + lattice.gather(self.subspace.transform(None if latent is None else latent[0]))
-        density = fourier.ifft(lattice.scatter(values), 3).real * self.density_scale
-        axis = torch.arange(self.box_size, device=density.device) - self.box_size // 2
+        latents = None if z is None else z.to(coordinates)
+        n = 1 if latents is None else len(latents)
+        parts = []
+        for c, a in zip(coordinates.split(chunk), amplitude.split(chunk), strict=True):
+            folded, sign = imaging.fold(c)
+            parts.append(self._decoded(folded.expand(n, -1, -1), sign, a, latents))
+        axis = torch.arange(self.box_size, device=device) - self.box_size // 2
         r2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
-        return density - density[r2 > (self.box_size / 2) ** 2].mean()
+        outside = r2 > (self.box_size / 2) ** 2
+        for i in range(n):
+            values = torch.cat([part[i] for part in parts])
+            if self.subspace is not None:
+                known = self.subspace.transform(None if latents is None else latents[i])
+                values = values + lattice.gather(known)
+            density = lattice.real(values) * self.density_scale
+            yield density - density[outside].mean()
 
     def _amplitude_at(self, coordinates: Tensor) -> Tensor:
         """The radial amplitude at frequencies (..., 3), from the nearest radius of the image lattice."""
