@@ -274,6 +274,14 @@ class Reconstructor(nn.Module):
         return self.amplitude[torch.where(nearer, upper - 1, upper)]
 
 
+def loss_scale(reconstructor: Reconstructor) -> int:
+    """What losses are divided by before they are minimised and shown: the frequencies of an image.
+
+    A reconstruction loss of 1 is noise alone.
+    """
+    return len(reconstructor.frequencies)
+
+
 def drawn(n: int, share: float) -> Tensor:
     """Draw a share of the frequencies 0 .. n - 1 of a lattice, ascending, each equally likely.
 

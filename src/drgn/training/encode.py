@@ -8,10 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from drgn.models.latents import TableLatent
-from drgn.models.reconstructor import Reconstructor
+from drgn.models.reconstructor import Reconstructor, loss_scale
 from drgn.physics.imaging import Batch
 from drgn.training import memory
-from drgn.training.module import loss_scale
 
 _FIT_STEPS, _FIT_RATE = 60, 0.05
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from drgn.errors import InputError
 from drgn.models.losses import Loss
-from drgn.models.reconstructor import Reconstructor
+from drgn.models.reconstructor import Reconstructor, loss_scale
 from drgn.physics.imaging import Batch
 
 
@@ -134,11 +134,3 @@ class ReconstructionModule(pl.LightningModule):
         self._total_steps = total = max(1, int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._schedule(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def loss_scale(reconstructor: Reconstructor) -> int:
-    """What losses are divided by before they are minimised and shown: the frequencies of an image.
-
-    A reconstruction loss of 1 is noise alone.
-    """
-    return len(reconstructor.frequencies)
