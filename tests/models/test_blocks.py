@@ -21,9 +21,17 @@ def run(network, x, offset, encoding, in_blocks, monkeypatch):
     return out.detach(), gradients
 
 
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("encoded", [False, True])
 @pytest.mark.parametrize(("images", "pixels", "rows"), [(7, 50, 120), (3, 300, 128), (1, 400, 2048)])
-def test_values_and_gradients(images, pixels, rows, encoded, monkeypatch):
+def test_values_and_gradients(images, pixels, rows, encoded, threads, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(blocks, "_ROWS", rows)
     encoding = GaussianEncoding(box_size=8) if encoded else None
@@ -35,8 +43,20 @@ def test_values_and_gradients(images, pixels, rows, encoded, monkeypatch):
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     for a, b in zip(same, gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6 * float(b.abs().max()) + 1e-6)
+    assert torch.get_num_threads() == threads
+    again = run(network, x, offset, encoding, True, monkeypatch)
+    assert all(torch.equal(a, b) for a, b in zip([out, *same], [again[0], *again[1]], strict=True))
     with torch.no_grad():
         torch.testing.assert_close(network(x, offset, encoding), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_rows_for_several_offsets(threads):
+    network = ResidualMLP(in_dim=24, hidden_dim=32, layers=2, out_dim=2)
+    encoding = GaussianEncoding(box_size=8)
+    x, offset = torch.randn(900, 3), torch.randn(5, 32)
+    with torch.no_grad():
+        together = network(x.expand(5, -1, -1), offset, encoding)
+        torch.testing.assert_close(together, network(x.repeat(5, 1, 1), offset, encoding))
 
 
 def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_network(monkeypatch):

@@ -3,11 +3,17 @@
 The mathematics is that of the plain network, forward and backward. What differs is the order: all layers of
 one block of rows before the next block, so that ReLU, additions and sums find their operands in the cache.
 Bias and residual are added inside the matrix product, the encoding of the rows is made in the block, and
-nothing is as large as all rows times a layer but what the backward pass needs.
+nothing is as large as all rows times a layer but what the backward pass needs. Each core takes blocks of its
+own, which spares them waiting for each other at the end of every operation.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +24,8 @@ _LEAST_ROWS = 256  # for fewer rows the weights are what takes the time
 
 Layers = list[tuple[Tensor, Tensor]]  # weight and bias of the first, the hidden and the last layer
 Encoding = Callable[[Tensor], Tensor]
+Block = tuple[slice, slice]  # of the first two axes
+T = TypeVar("T")
 
 
 def suits(x: Tensor) -> bool:
@@ -60,18 +68,47 @@ def _type_of(x: Tensor) -> torch.dtype:
     return kind if hardware else torch.float64  # float64: nothing for blocks
 
 
-def _blocks(shape: torch.Size) -> Iterator[tuple[slice, slice]]:
-    """Parts of the first two axes of a shape, several of the first or a piece of one of them."""
+def _blocks(shape: torch.Size) -> list[Block]:
+    """Parts of the first two axes of a shape, several of the first or a piece of one of them.
+
+    A multiple of the number of threads where there are rows enough, and equally large.
+    """
     n, rows = shape[:2]
-    if rows <= _ROWS:
-        step = _ROWS // rows
-        for i in range(0, n, step):
-            yield slice(i, min(n, i + step)), slice(0, rows)
-        return
-    pieces = -(-rows // _ROWS)
-    for i in range(n):
-        for j in range(pieces):
-            yield slice(i, i + 1), slice(j * rows // pieces, (j + 1) * rows // pieces)
+    threads = torch.get_num_threads()
+    wanted = -(-n * rows // (_ROWS * threads)) * threads
+    wanted = max(1, min(wanted, n * rows // _LEAST_ROWS))
+    if wanted <= n:
+        edges = [i * n // wanted for i in range(wanted + 1)]
+        return [(slice(i, j), slice(0, rows)) for i, j in pairwise(edges)]
+    pieces = -(-wanted // n)
+    edges = [i * rows // pieces for i in range(pieces + 1)]
+    return [(slice(i, i + 1), slice(j, k)) for i in range(n) for j, k in pairwise(edges)]
+
+
+def _on_threads(work: Callable[[range], T], n_blocks: int) -> Iterator[T]:
+    """Results of `work` on consecutive parts of the blocks, a part for each thread; in order."""
+    threads = min(torch.get_num_threads(), n_blocks)
+    if threads == 1:
+        return iter([work(range(n_blocks))])
+    edges = [i * n_blocks // threads for i in range(threads + 1)]
+    parts = [range(i, j) for i, j in pairwise(edges)]
+    return _pool(os.getpid(), torch.get_num_threads()).map(torch.no_grad()(work), parts)
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads in which each of torch's operations takes one; a forked process needs its own."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="blocks")
+    # all start, and hold their number for themselves
+    for future in [pool.submit(_alone, 0.01) for _ in range(threads)]:
+        future.result()
+    torch.set_num_threads(threads)  # of this thread, and of those to come
+    return pool
+
+
+def _alone(seconds: float) -> None:
+    torch.set_num_threads(1)
+    time.sleep(seconds)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
@@ -89,7 +126,7 @@ def _forward(
     offset: Tensor | None,
     kind: torch.dtype,
     encoding: Encoding | None,
-    flat: list[Tensor],
+    flat: Sequence[Tensor],
     keep: list[Tensor] | None,
 ) -> Tensor:
     """Fill `keep` with the inputs of all layers of the first block, of the second, and so on."""
@@ -97,35 +134,42 @@ def _forward(
     first, *hidden, last = zip(cast[::2], cast[1::2], strict=True)
     added = None if offset is None else offset.to(kind)
     out = x.new_empty(*x.shape[:2], len(last[1]), dtype=kind)
-    if keep is None and added is not None and len(x) > 1 and x.stride(0) == 0:
-        # the same rows again and again: what comes before the offset is made once
-        for _, rows in _blocks(x[:1].shape):
-            part = x[:1, rows]
-            part = (part if encoding is None else encoding(part)).flatten(0, 1).to(kind)
-            before = _linear(part, *first)
-            for image, own in enumerate(added):
-                h = (before + own).relu_()
-                for weight, bias in hidden:
-                    h = _linear_plus(h, weight, bias).relu_()
-                out[image, rows] = _linear(h, *last)
-        return out
-    for images, rows in _blocks(x.shape):
-        part = x[images, rows]
-        part = (part if encoding is None else encoding(part)).flatten(0, 1).to(kind)
-        n = images.stop - images.start
-        if added is None:
-            h = _linear(part, *first, "relu")
-        elif n == 1:
-            h = _linear(part, first[0], first[1] + added[images.start], "relu")
-        else:
-            h = _linear(part, *first)
-            h.unflatten(0, (n, -1)).add_(added[images].unsqueeze(1))
-            h.relu_()
-        kept = [part, h]
+    # the same rows for each offset: what comes before the offset is made once
+    shared = keep is None and added is not None and len(x) > 1 and x.stride(0) == 0
+    blocks = _blocks(x[:1].shape if shared else x.shape)
+
+    def rest(h: Tensor, kept: list[Tensor]) -> Tensor:
         for weight, bias in hidden:
             h = _linear_plus(h, weight, bias).relu_()
-            kept.append(h)
-        out[images, rows] = _linear(h, *last).unflatten(0, (n, -1))
+            if keep is not None:
+                kept.append(h)
+        return _linear(h, *last)
+
+    def work(part: range) -> list[Tensor]:
+        kept: list[Tensor] = []
+        for images, rows in blocks[part.start : part.stop]:
+            n = images.stop - images.start
+            seen = x[images, rows]
+            seen = (seen if encoding is None else encoding(seen)).flatten(0, 1).to(kind)
+            if shared and added is not None:
+                before = _linear(seen, *first)
+                for image, own in enumerate(added):
+                    out[image, rows] = rest((before + own).relu_(), kept)
+                continue
+            if added is None:
+                h = _linear(seen, *first, "relu")
+            elif n == 1:
+                h = _linear(seen, first[0], first[1] + added[images.start], "relu")
+            else:
+                h = _linear(seen, *first)
+                h.unflatten(0, (n, -1)).add_(added[images].unsqueeze(1))
+                h.relu_()
+            if keep is not None:
+                kept += [seen, h]
+            out[images, rows] = rest(h, kept).unflatten(0, (n, -1))
+        return kept
+
+    for kept in _on_threads(work, len(blocks)):
         if keep is not None:
             keep += kept
     return out
@@ -142,9 +186,10 @@ class _Network(torch.autograd.Function):
         *flat: Tensor,
     ) -> Tensor:
         kept: list[Tensor] = []
-        out = _forward(x, offset, kind, encoding, list(flat), kept)
+        out = _forward(x, offset, kind, encoding, flat, kept)
         ctx.kind, ctx.x, ctx.n_flat = kind, (x.shape, x.dtype), len(flat)
         ctx.offset_type = None if offset is None else offset.dtype
+        ctx.blocks = _blocks(x.shape)
         ctx.save_for_backward(*flat, *kept)
         return out
 
@@ -156,35 +201,47 @@ class _Network(torch.autograd.Function):
         n_layers, kind = ctx.n_flat // 2, ctx.kind
         weights = [weight.to(kind) for weight in flat[::2]]
         turned = [weight.t().contiguous() for weight in weights[1:-1]]
-        total = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in flat]
         for_x = gradient.new_empty(shape, dtype=x_type) if ctx.needs_input_grad[0] else None
-        for_offset = None
-        if ctx.needs_input_grad[1]:
-            for_offset = gradient.new_zeros(shape[0], len(weights[0]), dtype=torch.float32)
 
-        def add(layer: int, down: Tensor, seen: Tensor) -> None:
-            total[2 * layer].add_(torch.mm(down.t(), seen))
-            total[2 * layer + 1].add_(down.sum(0))
+        def work(numbers: range) -> list[Tensor]:
+            total = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in flat]
+            for_offset = torch.zeros(shape[0], len(weights[0]))
 
-        for number, (images, rows) in enumerate(_blocks(shape)):
-            part, *h = kept[number * n_layers : (number + 1) * n_layers]
-            n = images.stop - images.start
-            down = gradient[images, rows].flatten(0, 1).to(kind)
-            add(n_layers - 1, down, h[-1])
-            down = torch.mm(down, weights[-1])
-            for i in range(n_layers - 2, 0, -1):
-                _through_relu(down, h[i])
-                add(i, down, h[i - 1])
-                down = _linear_plus(down, turned[i - 1], None)
-            _through_relu(down, h[0])
-            add(0, down, part)
-            if for_offset is not None:
-                for_offset[images] += down.unflatten(0, (n, -1)).sum(1)
-            if for_x is not None:
-                for_x[images, rows] = torch.mm(down, weights[0]).unflatten(0, (n, -1)).to(x_type)
-        if for_offset is not None:
-            for_offset = for_offset.to(ctx.offset_type)
-        return for_x, for_offset, None, None, *(t.to(f.dtype) for t, f in zip(total, flat, strict=True))
+            def add(layer: int, down: Tensor, seen: Tensor) -> None:
+                total[2 * layer].add_(torch.mm(down.t(), seen))
+                total[2 * layer + 1].add_(down.sum(0))
+
+            for number in numbers:
+                images, rows = ctx.blocks[number]
+                part, *h = kept[number * n_layers : (number + 1) * n_layers]
+                n = images.stop - images.start
+                down = gradient[images, rows].flatten(0, 1).to(kind)
+                add(n_layers - 1, down, h[-1])
+                down = torch.mm(down, weights[-1])
+                for i in range(n_layers - 2, 0, -1):
+                    _through_relu(down, h[i])
+                    add(i, down, h[i - 1])
+                    down = _linear_plus(down, turned[i - 1], None)
+                _through_relu(down, h[0])
+                add(0, down, part)
+                if ctx.needs_input_grad[1]:
+                    for_offset[images] += down.unflatten(0, (n, -1)).sum(1)
+                if for_x is not None:
+                    for_x[images, rows] = torch.mm(down, weights[0]).unflatten(0, (n, -1)).to(x_type)
+            return [for_offset, *total]
+
+        # always in the order of the blocks: the same sums every time
+        for_offset, *total = (
+            torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+            for parts in zip(*_on_threads(work, len(ctx.blocks)), strict=True)
+        )
+        return (
+            for_x,
+            for_offset.to(ctx.offset_type) if ctx.needs_input_grad[1] else None,
+            None,
+            None,
+            *(t.to(f.dtype) for t, f in zip(total, flat, strict=True)),
+        )
 
 
 def _through_relu(down: Tensor, out: Tensor) -> None:
