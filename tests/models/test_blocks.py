@@ -85,3 +85,12 @@ def test_few_rows_double_precision_and_other_devices_take_the_plain_network():
     assert not blocks.suits(torch.zeros(2, 8))
     assert not blocks.suits(torch.zeros(500, 8, dtype=torch.float64))
     assert not blocks.suits(torch.zeros(500, 8, device="meta"))
+
+
+def test_each_thread_takes_operations_alone_and_the_others_keep_their_number(threads):
+    if threads == 1:
+        assert list(blocks._on_threads(lambda part: list(part), 3)) == [[0, 1, 2]]
+        return
+    seen = list(blocks._on_threads(lambda part: (list(part), torch.get_num_threads()), 3))
+    assert seen == [([0], 1), ([1, 2], 1)]
+    assert torch.get_num_threads() == 2

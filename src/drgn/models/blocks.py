@@ -8,11 +8,11 @@ own, which spares them waiting for each other at the end of every operation.
 """
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
+from threading import Barrier
 from typing import Any, TypeVar
 
 import torch
@@ -98,17 +98,16 @@ def _on_threads(work: Callable[[range], T], n_blocks: int) -> Iterator[T]:
 @lru_cache(maxsize=1)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Threads in which each of torch's operations takes one; a forked process needs its own."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="blocks")
-    # all start, and hold their number for themselves
-    for future in [pool.submit(_alone, 0.01) for _ in range(threads)]:
-        future.result()
-    torch.set_num_threads(threads)  # of this thread, and of those to come
+    pool = ThreadPoolExecutor(threads, "blocks", initializer=_alone)
+    started = Barrier(threads)
+    list(pool.map(lambda _: started.wait(), range(threads)))
+    torch.set_num_threads(threads)  # the number is this thread's own, but also that of threads to come
     return pool
 
 
-def _alone(seconds: float) -> None:
+def _alone() -> None:
     torch.set_num_threads(1)
-    time.sleep(seconds)
+    torch.get_num_threads()  # a thread takes the number of the process when it is first asked: now that is 1
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
