@@ -100,30 +100,28 @@ def _text(results: Results, notes: Sequence[str]) -> str:
 
 
 def _draw(results: Results, path: Path) -> None:
-    """Images per second of training, each case a group of bars."""
+    """Images per second and per CPU-second of training, a panel for each case."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    metric = "train_images_per_s"
-    found = {tuple(n.split(".")[:2]): v for n, v in results.items() if n.endswith(f".{metric}")}
-    cases = sorted({case for case, _ in found})
-    programs = sorted({program for _, program in found}, key=lambda p: p != "cryodrgn")
-    figure, axes = plt.subplots(figsize=(2 + 1.6 * len(cases), 3.5), layout="constrained")
-    width = 0.8 / max(1, len(programs))
-    for i, program in enumerate(programs):
-        heights = [found.get((case, program), 0.0) for case in cases]
-        bars = axes.bar([c + i * width for c in range(len(cases))], heights, width, label=program)
-        axes.bar_label(bars, fmt="%.3g", fontsize=8)
-    axes.set_yscale("log")
-    axes.set_xticks(
-        [c + width * (len(programs) - 1) / 2 for c in range(len(cases))],
-        [case.replace("_", "\n") for case in cases],
+    metrics = {"train_images_per_s": "images per second", "train_images_per_cpu_s": "images per CPU-second"}
+    cases = sorted({name.split(".")[0] for name in results})
+    figure, panels = plt.subplots(
+        len(metrics), len(cases), figsize=(2.6 * len(cases) + 1, 5), squeeze=False, layout="constrained"
     )
-    axes.set_ylabel("training, images per second")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    for row, (metric, label) in zip(panels, metrics.items(), strict=True):
+        row[0].set_ylabel(f"training, {label}")
+        for axes, case in zip(row, cases, strict=True):
+            found = {
+                n.split(".")[1]: v for n, v in results.items() if re.fullmatch(rf"{case}\.\w+\.{metric}", n)
+            }
+            bars = axes.bar(list(found), list(found.values()), color=[f"C{i}" for i in range(len(found))])
+            axes.bar_label(bars, fmt="%.3g", fontsize=8)
+            axes.set_title(case.replace("_", " "), fontsize=9)
+            axes.tick_params(axis="x", labelrotation=20, labelsize=8)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ROWS = 2048  # of a block: more leave the cache, fewer pay more for each call
+_ROWS = 4096  # of a block: many more leave the cache, fewer pay more for each call
 _LEAST_ROWS = 256  # for fewer rows the weights are what takes the time
 
 Layers = list[tuple[Tensor, Tensor]]  # weight and bias of the first, the hidden and the last layer
