@@ -107,9 +107,16 @@ def _draw(results: Results, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     metrics = {"train_images_per_s": "images per second", "train_images_per_cpu_s": "images per CPU-second"}
+    metrics = {m: label for m, label in metrics.items() if any(n.endswith(f".{m}") for n in results)}
     cases = sorted({name.split(".")[0] for name in results})
+    if not metrics:
+        return
     figure, panels = plt.subplots(
-        len(metrics), len(cases), figsize=(2.6 * len(cases) + 1, 5), squeeze=False, layout="constrained"
+        len(metrics),
+        len(cases),
+        figsize=(2.6 * len(cases) + 1, 2.6 * len(metrics)),
+        squeeze=False,
+        layout="constrained",
     )
     for row, (metric, label) in zip(panels, metrics.items(), strict=True):
         row[0].set_ylabel(f"training, {label}")
@@ -119,6 +126,7 @@ def _draw(results: Results, path: Path) -> None:
             }
             bars = axes.bar(list(found), list(found.values()), color=[f"C{i}" for i in range(len(found))])
             axes.bar_label(bars, fmt="%.3g", fontsize=8)
+            axes.margins(y=0.12)
             axes.set_title(case.replace("_", " "), fontsize=9)
             axes.tick_params(axis="x", labelrotation=20, labelsize=8)
     figure.savefig(path, dpi=110)
