@@ -235,7 +235,7 @@ class Reconstructor(nn.Module):
             (M, Z), or None for the one map of a homogeneous model. What does not depend on z is computed once
             for all of them; memory holds the half transforms of all.
         chunk
-            Frequencies decoded at a time.
+            Frequencies decoded at a time, of all maps together.
 
         Yields
         ------
@@ -250,8 +250,8 @@ class Reconstructor(nn.Module):
         amplitude = self._amplitude_at(coordinates)
         latents = None if z is None else z.to(coordinates)
         n = 1 if latents is None else len(latents)
-        parts = []
-        for c, a in zip(coordinates.split(chunk), amplitude.split(chunk), strict=True):
+        parts, size = [], max(1, chunk // n)
+        for c, a in zip(coordinates.split(size), amplitude.split(size), strict=True):
             folded, sign = imaging.fold(c)
             parts.append(self._decoded(folded.expand(n, -1, -1), sign, a, latents))
         axis = torch.arange(self.box_size, device=device) - self.box_size // 2
