@@ -58,8 +58,8 @@ relion:
 	  else echo "RELION is not installed: the tests that ask it are skipped"; fi; fi
 
 .PHONY: bench
-bench: install ## Measure the speed on this machine and write the report in experiments/speed
-	$(BIN)/python experiments/speed/run.py
+bench: install ## Measure the speed on this machine, with CRYODRGN=path of its program beside it (experiments/speed)
+	$(BIN)/drgn bench output=experiments/speed $(if $(CRYODRGN),cryodrgn=$(CRYODRGN))
 
 .PHONY: wheel
 wheel: install ## Build the wheel into dist/
