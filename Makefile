@@ -29,7 +29,7 @@ install: .venv/.installed ## Make .venv and install drgn into it, editable, with
 .PHONY: demo
 demo: install ## Simulate a small heterogeneous set, train on it, analyse it, score it against the truth
 	$(BIN)/drgn train experiment=demo output=$(DEMO)
-	$(BIN)/drgn score run=$(DEMO)
+	$(BIN)/drgn score run=$(DEMO) n_images=20
 	@echo "The report, with the latent space, the maps and their pictures: $(DEMO)/analysis/report.html"
 
 .PHONY: lint
@@ -58,8 +58,8 @@ relion:
 	  else echo "RELION is not installed: the tests that ask it are skipped"; fi; fi
 
 .PHONY: bench
-bench: install ## Measure the speed on this machine and write the report in experiments/speed
-	$(BIN)/python experiments/speed/run.py
+bench: install ## Measure the speed on this machine, with CRYODRGN=path of its program beside it (experiments/speed)
+	$(BIN)/drgn bench output=experiments/speed $(if $(CRYODRGN),cryodrgn=$(CRYODRGN))
 
 .PHONY: wheel
 wheel: install ## Build the wheel into dist/

@@ -35,8 +35,8 @@ from pathlib import Path
 from drgn.command import command
 
 def train(
-    *, dataset, model, latent, pose, loss, warmstart, optimizer, schedule, trainer, logger, callbacks,
-    output: Path, seed: int, epochs: int, resume, analyze, trust,
+    *, dataset, model, latent, pose, loss, warmstart, optimizer, schedule, pixels, trainer, logger,
+    callbacks, output: Path, seed: int, epochs: int, resume, analyze, trust,
 ) -> None:
     if epochs == 13:
         raise ValueError("a defect")

@@ -32,10 +32,15 @@ ALLOWED = {
     "data": PHYSICAL | {"data"},
     "simulation": PHYSICAL | {"simulation"},
     "training": LEARNING,
+    "benchmark": LEARNING | ENTRY | {"run", "simulate", "benchmark"},
     "run": LEARNING | ENTRY | {"foreign_run"},
     "foreign_run": PHYSICAL | {"models", "data", "run"},
     "analysis": LEARNING | {"run", "analysis"},
-    **{verb: LEARNING | ENTRY | {"run", "analysis", "simulation", *VERBS} for verb in VERBS},
+    "scoring": LEARNING | {"run", "analysis", "simulation", "scoring"},
+    **{
+        verb: LEARNING | ENTRY | {"run", "analysis", "simulation", "scoring", "benchmark", *VERBS}
+        for verb in VERBS
+    },
 }
 HYDRA = {"command.py", "run.py", "train.py"}
 LIGHTNING = {"data/datamodule.py", "train.py"}  # and training/

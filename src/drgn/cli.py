@@ -20,6 +20,7 @@ VERBS = {
     "analyze": "PCA, UMAP, clusters, volumes, pictures and a report of a run's latents",
     "filter": "select particles of a run and write them as .star, .cs or row indices",
     "score": "compare a run on simulated particles with the truth",
+    "bench": "measure the speed on this machine, alone or beside cryoDRGN",
 }
 
 USAGE = f"""drgn {__version__}: heterogeneous cryo-EM reconstruction

@@ -35,12 +35,11 @@ def encode(*, run: Path, trust: list[str]) -> Path:
     data = opened.datamodule
     data.prepare_data()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    half = "bf16" in str(opened.config["trainer"]["precision"])
     encoded = infer(
         opened.model(device),
         data.predict_dataloader(),
         n=len(opened.particles()),
-        autocast=torch.bfloat16 if half else None,
+        autocast=opened.autocast_type(device),
         fit=data.heldout,
     )
     path = opened.save_latents(encoded, data.heldout)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from drgn import __version__
-from drgn.data.datamodule import ParticleDataModule
 from drgn.errors import InputError
 from drgn.formats.cryodrgn_run import is_run
 from drgn.formats.particles import Particles
@@ -31,9 +30,14 @@ from drgn.hints import leaves
 from drgn.models.reconstructor import Reconstructor
 from drgn.physics.grids import half_lattice
 from drgn.signature import build
+from drgn.training import memory, precision
 from drgn.training.encode import Encoded
 
+if TYPE_CHECKING:  # it imports Lightning, which takes seconds and which making maps does not need
+    from drgn.data.datamodule import ParticleDataModule
+
 _RUNS = Path("outputs/train")
+_VOXELS_TOGETHER = 8 * 128**3  # of maps decoded together; as much memory again as they take
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,9 +215,11 @@ class Run:
         self.__dict__.pop("info", None)
 
     @cached_property
-    def datamodule(self) -> ParticleDataModule:
+    def datamodule(self) -> "ParticleDataModule":
         """The data the run was trained on."""
         node = {k: v for k, v in self.config["dataset"].items() if k != "simulate"}
+        from drgn.data.datamodule import ParticleDataModule
+
         module = build(node, trust=self._trust, key="dataset")
         assert isinstance(module, ParticleDataModule)
         return module
@@ -266,10 +272,22 @@ class Run:
 
         Z = 0 gives M copies of the homogeneous map.
         """
+        memory.keep_freed()
         model = self.model(device)
+        kind = self.autocast_type(device)
         latents = torch.from_numpy(np.asarray(z, dtype=np.float32)).to(device)
-        for row in track(latents, description="decoding volumes", disable=not sys.stderr.isatty()):
-            yield model.volume(row if model.zdim else None).cpu().numpy()
+        together = max(1, min(8, _VOXELS_TOGETHER // self.box_size**3))
+        for some in track(
+            latents.split(together), description="decoding volumes", disable=not sys.stderr.isatty()
+        ):
+            with torch.autocast(torch.device(device).type, dtype=kind, enabled=kind is not None):
+                maps = list(model.volumes(some)) if model.zdim else [model.volume(None)] * len(some)
+            for volume in maps:
+                yield volume.cpu().numpy()
+
+    def autocast_type(self, device: str | torch.device) -> torch.dtype | None:
+        """Of the matrix products, as in training where this device has it; None for float32."""
+        return precision.autocast_type(str(self.config["trainer"]["precision"]), torch.device(device))
 
     def truth(self) -> pd.DataFrame | None:
         """Ground truth of a simulated set in the table's order (columns as in its truth.csv), or None."""

@@ -36,6 +36,7 @@ def train(
     loss: Mapping[str, Any],
     optimizer: Mapping[str, Any],
     schedule: Mapping[str, Any],
+    pixels: Mapping[str, Any],
     trainer: Mapping[str, Any],
     logger: Mapping[str, Any] | None,
     callbacks: Mapping[str, Any],
@@ -50,7 +51,8 @@ def train(
 
     Parameters
     ----------
-    dataset, model, latent, warmstart, pose, loss, optimizer, schedule, trainer, logger, callbacks
+    dataset, model, latent, warmstart, pose, loss, optimizer, schedule, pixels, trainer, logger,
+    callbacks
         Nodes of the configuration: `_target_` and keyword arguments, see conf/.
     output
         The run folder.
@@ -84,7 +86,7 @@ def train(
     from drgn.models.reconstructor import Reconstructor
     from drgn.run import Run, build_reconstructor
     from drgn.simulate import make_missing
-    from drgn.training import precision
+    from drgn.training import memory, precision
     from drgn.training.callbacks import (
         BadBatches,
         Draws,
@@ -99,6 +101,7 @@ def train(
     from drgn.training.warmstart import fill, fit
 
     started = time.perf_counter()
+    memory.keep_freed()
     make_missing(dataset)
     data = build({k: v for k, v in dataset.items() if k != "simulate"}, trust=trust, key="dataset")
     particles = data.particles
@@ -113,7 +116,8 @@ def train(
 
     model()  # mistakes are told before images are prepared, which can take an hour
     steps = [
-        build(node, trust=trust, key=key) for key, node in (("optimizer", optimizer), ("schedule", schedule))
+        build(node, trust=trust, key=key)
+        for key, node in (("optimizer", optimizer), ("schedule", schedule), ("pixels", pixels))
     ]
     if resume:
         Run.require_same(output, config, box_size=data.box_size, n=len(particles))
@@ -219,7 +223,7 @@ def train(
         run.model(fitter.strategy.root_device),
         data.predict_dataloader(),
         n=len(particles),
-        autocast=torch.bfloat16 if "bf16" in str(settings["precision"]) else None,
+        autocast=run.autocast_type(fitter.strategy.root_device),
         fit=data.heldout,
     )
     run.save_latents(encoded, data.heldout)
@@ -276,6 +280,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")  # told by BadBatches
     warnings.filterwarnings("ignore", message=".*`list` across ranks is zero.*")  # nothing is held out
     warnings.filterwarnings("ignore", message=".*litlogger.*")
+    warnings.filterwarnings("ignore", message=".*run with no optimizer.*")  # volumes of a basis alone
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
 

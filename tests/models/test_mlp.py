@@ -22,7 +22,7 @@ def test_by_hand():
     out = network(torch.tensor([[1.0], [0.0], [-1.0]]))
     assert out.flatten().tolist() == [-1.0, 29.0, 59.0]
     # an offset of 1 makes x = -1 the same as x = -1/2: 1 - 1 + 1 = 1 after the first layer, as x = 0
-    assert network(torch.tensor([[-1.0]]), torch.tensor([[2.0]])).item() == 29.0
+    assert network(torch.tensor([[[-1.0]]]), torch.tensor([[2.0]])).item() == 29.0
 
 
 @pytest.mark.parametrize(("width", "layers"), [(128, 3), (16, 10)])
@@ -34,7 +34,7 @@ def test_the_size_is_width_x_hidden_layers(width, layers):
 
 def test_leading_axes_are_kept_and_an_offset_spreads_over_them():
     network = ResidualMLP(in_dim=3, hidden_dim=8, layers=1, out_dim=2)
-    x, offset = torch.randn(4, 7, 3), torch.randn(4, 1, 8)
+    x, offset = torch.randn(4, 7, 3), torch.randn(4, 8)
     out = network(x, offset)
     assert out.shape == (4, 7, 2)
-    torch.testing.assert_close(out[2, 5], network(x[2, 5], offset[2, 0]))
+    torch.testing.assert_close(out[2, 5], network(x[2:3, 5:6], offset[2:3])[0, 0])

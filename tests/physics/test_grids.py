@@ -78,3 +78,13 @@ def test_shells_count_whole_pixels_from_the_origin():
     assert int(shells(5, 3)[2, 2, 2]) == 0
     assert int(shells(5, 3)[2, 4, 2]) == 2
     assert shells(9, 3).flatten().bincount()[1] == 18  # 6 faces and 12 edges; the 8 corners are at 1.73
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("box_size", [9, 12])
+def test_real_arrays_come_from_half_of_the_transform(box_size, ndim):
+    lattice = half_lattice(box_size, ndim)
+    values = torch.randn(2, len(lattice), dtype=torch.complex64)
+    expected = fourier.ifft(lattice.scatter(values), ndim)
+    assert expected.imag.abs().max() < 1e-6
+    torch.testing.assert_close(lattice.real(values), expected.real, rtol=1e-5, atol=1e-6)

@@ -36,3 +36,15 @@ def test_cosine(step, factor):
 def test_cosine_of_a_run_shorter_than_its_warmup():
     factors = [schedules.cosine(step, 5, warmup_steps=10, final_fraction=0.0) for step in range(5)]
     assert factors == pytest.approx([(step + 1) / 11 for step in range(5)])
+
+
+@pytest.mark.parametrize(
+    ("step", "share"), [(0, 0.2), (40, 0.2), (65, 0.6), (89, 0.984), (90, 1.0), (100, 1.0), (500, 1.0)]
+)
+def test_rising(step, share):
+    assert schedules.rising(step, 100, start=0.2, hold=0.4, full=0.9) == pytest.approx(share)
+
+
+def test_rising_without_a_ramp():
+    shares = [schedules.rising(step, 10, start=0.5, hold=0.5, full=0.5) for step in range(10)]
+    assert shares == [0.5] * 5 + [1.0] * 5

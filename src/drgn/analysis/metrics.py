@@ -36,11 +36,16 @@ def spearman(z: np.ndarray, truth: np.ndarray, neighbours: int = NEIGHBOURS) -> 
     """
     from scipy.stats import spearmanr
 
-    order = z[:, 0] if z.shape[1] == 1 else _leave_one_out(z, truth, neighbours)
+    order = read_out(z, truth, neighbours)
     if np.ptp(order) == 0:
         return 0.0  # a collapsed latent orders nothing
     score = float(spearmanr(order, truth).statistic)
     return abs(score) if z.shape[1] == 1 else score
+
+
+def read_out(z: np.ndarray, truth: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
+    """Coordinate (N,) whose order `spearman` looks at: z itself, or the truth regressed on it."""
+    return z[:, 0] if z.shape[1] == 1 else _leave_one_out(z, truth, neighbours)
 
 
 def _leave_one_out(z: np.ndarray, truth: np.ndarray, neighbours: int) -> np.ndarray:
@@ -71,9 +76,15 @@ def adjusted_rand(labels: np.ndarray, truth: np.ndarray) -> float:
 
 
 def class_rand(z: np.ndarray, truth: np.ndarray, seed: int, flat: np.ndarray | None = None) -> float:
-    """Adjusted Rand index between classes found in the latents (`classes.find_classes`) and true classes.
+    """Adjusted Rand index between classes found in the latents and true classes, see `classes_in`."""
+    rows, labels = classes_in(z, truth, seed, flat)
+    return adjusted_rand(labels, truth[rows])
 
-    The truth only says how many classes to look for. At most 10,000 particles, drawn at random, are used.
+
+def classes_in(
+    z: np.ndarray, truth: np.ndarray, seed: int, flat: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find classes in the latents (`classes.find_classes`); the truth only says how many to look for.
 
     Parameters
     ----------
@@ -85,13 +96,18 @@ def class_rand(z: np.ndarray, truth: np.ndarray, seed: int, flat: np.ndarray | N
         Of the draw and of the classes.
     flat
         (N, 2) the UMAP, where it has been made already with this seed.
+
+    Returns
+    -------
+    tuple of arrays
+        Rows that were looked at, at most 10,000, drawn at random, and the class of each.
     """
     rows = np.arange(len(z))
     if len(z) > SCORED:
         rows = np.random.default_rng(seed).choice(len(z), SCORED, replace=False)
     known = None if flat is None else flat[rows]
     found = find_classes(z[rows], len(np.unique(truth[rows])), seed, known)
-    return adjusted_rand(found.labels, truth[rows])
+    return rows, found.labels
 
 
 def true_states(truth: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ class Classes(Basis):
         The volumes are known at frequencies below radius_px / D cycles per pixel.
     """
 
-    def __init__(self, *, box_size: int, zdim: int, radius_px: int = 24) -> None:
+    def __init__(self, *, box_size: int, zdim: int, radius_px: int = 64) -> None:
         super().__init__(box_size=box_size, zdim=zdim, volumes=max(zdim, 1), radius_px=radius_px)
         self.register_buffer("share", torch.full((max(zdim, 1),), 1 / max(zdim, 1)))
 

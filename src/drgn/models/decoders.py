@@ -46,5 +46,5 @@ class PositionalDecoder(nn.Module):
         """
         offset = None
         if self.condition is not None and z is not None:
-            offset = self.condition(z).unsqueeze(-2)
-        return self.network(self.encoding(coordinates), offset)
+            offset = self.condition(z)
+        return self.network(coordinates, offset, self.encoding)

@@ -1,6 +1,10 @@
 """Fully connected networks."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
+
+from drgn.models import blocks
 
 
 class ResidualMLP(nn.Module):
@@ -20,11 +24,29 @@ class ResidualMLP(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(layers))
         self.last = nn.Linear(hidden_dim, out_dim)
 
-    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
-        """Map (..., in_dim) to (..., out_dim); `offset` is added before the first ReLU."""
-        x = self.first(x)
+    def forward(
+        self, x: Tensor, offset: Tensor | None = None, encoding: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Map (..., in_dim) to (..., out_dim).
+
+        Parameters
+        ----------
+        x
+            (N, P, in_dim), or (..., in_dim) without an offset; before the encoding where there is one.
+        offset
+            (N, hidden_dim), added before the first ReLU to the P rows of each of the N.
+        encoding
+            What x goes through first.
+        """
+        if blocks.suits(x):
+            if encoding is not None and x.requires_grad:
+                x, encoding = encoding(x), None
+            rows = x if offset is not None else x.reshape(1, -1, x.shape[-1])
+            layers = [(layer.weight, layer.bias) for layer in (self.first, *self.hidden, self.last)]
+            return blocks.network(rows, offset, layers, encoding).view(*x.shape[:-1], -1)
+        x = self.first(x if encoding is None else encoding(x))
         if offset is not None:
-            x = x + offset
+            x = x + offset.unsqueeze(-2)
         x = x.relu()
         for layer in self.hidden:
             x = (x + layer(x)).relu()

@@ -36,7 +36,7 @@ class LinearModes(Basis):
         Mean and modes are known at frequencies below radius_px / D cycles per pixel.
     """
 
-    def __init__(self, *, box_size: int, zdim: int, radius_px: int = 24) -> None:
+    def __init__(self, *, box_size: int, zdim: int, radius_px: int = 64) -> None:
         super().__init__(box_size=box_size, zdim=zdim, volumes=zdim + 1, radius_px=radius_px)
 
     @property

@@ -1,5 +1,6 @@
 """The model: latent + pose + decoder + forward model -> predicted images and their loss."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from drgn.models.basis import Basis
 from drgn.models.encoders import Observation
 from drgn.models.latents import Posterior, PosteriorLatent
 from drgn.models.losses import Loss
-from drgn.physics import fourier, imaging
+from drgn.physics import imaging
 from drgn.physics.grids import half_lattice
 from drgn.physics.imaging import Batch
 
@@ -21,7 +22,7 @@ class Prediction(NamedTuple):
     Attributes
     ----------
     image
-        (B, P) complex, noise-free transforms as the data would show them.
+        (B, P) complex, noise-free transforms as the data would show them; P frequencies were asked for.
     posterior
         Of the latent, or None.
     residual
@@ -109,7 +110,7 @@ class Reconstructor(nn.Module):
     def _decoded(self, folded: Tensor, sign: Tensor, amplitude: Tensor, z: Tensor | None) -> Tensor:
         """Complex values (B, P) that the decoder gives at folded frequencies (B, P, 3)."""
         if self.decoder is None:
-            return torch.zeros_like(sign, dtype=torch.complex64)
+            return torch.zeros(folded.shape[:-1], dtype=torch.complex64, device=folded.device)
         out = self.decoder(folded, z).float()
         return torch.complex(out[..., 0], out[..., 1] * sign) * amplitude
 
@@ -136,9 +137,15 @@ class Reconstructor(nn.Module):
         return self.basis.slices(folded[:, : self.n_known], sign[:, : self.n_known])
 
     def _infer(
-        self, batch: Batch, rotation: Tensor, contrast: Tensor, phase: Tensor, known: Tensor | None
+        self,
+        batch: Batch,
+        rotation: Tensor,
+        contrast: Tensor,
+        phase: Tensor,
+        multiplied: Tensor,
+        known: Tensor | None,
     ) -> Posterior | None:
-        centred = imaging.matched_filter(batch["image"], contrast, phase, self._multiplier(batch))
+        centred = imaging.matched_filter(batch["image"], contrast, phase, multiplied)
         weight, start = contrast.square(), None
         if self.basis is not None and known is not None and self.zdim:
             with torch.autocast(weight.device.type, enabled=False):
@@ -161,72 +168,117 @@ class Reconstructor(nn.Module):
     def posterior(self, batch: Batch) -> Posterior | None:
         """Infer the latent of each image."""
         rotation, shift_px = self.pose(batch["row"], batch["rotation"], batch["shift_px"])
-        known = self._known(*imaging.fold(self._coordinates(batch, rotation)))
-        return self._infer(batch, rotation, *self._transfer(batch, shift_px), known)
+        known = None
+        if self.basis is not None:
+            known = self._known(*imaging.fold(self._coordinates(batch, rotation)))
+        return self._infer(batch, rotation, *self._transfer(batch, shift_px), self._multiplier(batch), known)
 
-    def forward(self, batch: Batch) -> Prediction:
-        """Predict the images of a batch, with a drawn latent in training and its mean otherwise."""
+    def forward(self, batch: Batch, pixels: Tensor | None = None) -> Prediction:
+        """Predict the images of a batch, with a drawn latent in training and its mean otherwise.
+
+        Parameters
+        ----------
+        batch
+            B images.
+        pixels
+            (P',) int64, ascending: which of the lattice's P frequencies are predicted; None predicts all. The
+            latent is inferred from the whole image.
+        """
         rotation, shift_px = self.pose(batch["row"], batch["rotation"], batch["shift_px"])
         contrast, phase = self._transfer(batch, shift_px)
+        multiplied = self._multiplier(batch)
         folded, sign = imaging.fold(self._coordinates(batch, rotation))
         known = self._known(folded, sign)
-        posterior = self._infer(batch, rotation, contrast, phase, known)
+        posterior = self._infer(batch, rotation, contrast, phase, multiplied, known)
         z = None
         if posterior is not None:
             z = posterior.sample() if self.training else posterior.mean
-        amplitude = self.amplitude if "frequency_scale" not in batch else self._amplitude_at(folded)
+        image, amplitude = batch["image"], self.amplitude
+        if pixels is not None:
+            image, contrast, phase, multiplied, folded, sign = (
+                part[:, pixels] for part in (image, contrast, phase, multiplied, folded, sign)
+            )
+            amplitude = amplitude[pixels]
+            known = None if known is None else known[:, pixels[pixels < self.n_known]]
+        if "frequency_scale" in batch:
+            amplitude = self._amplitude_at(folded)
         slices = self._decoded(folded, sign, amplitude, z)
         if self.basis is not None and known is not None:
             with torch.autocast(slices.device.type, enabled=False):
                 start = self.basis.at(known, z)
-            slices = torch.cat([slices[:, : self.n_known] + start, slices[:, self.n_known :]], dim=1)
-        multiplied = self._multiplier(batch)
+            n_known = start.shape[1]
+            slices = torch.cat([slices[:, :n_known] + start, slices[:, n_known:]], dim=1)
         return Prediction(
             image=imaging.observe(slices, contrast * multiplied, phase),
             posterior=posterior,
-            residual=imaging.whitened_residual(batch["image"], slices, contrast, phase, multiplied),
+            residual=imaging.whitened_residual(image, slices, contrast, phase, multiplied),
         )
 
-    def loss(self, batch: Batch, images_seen: int = 0) -> Loss:
-        """Objective of each image, (B,) parts."""
-        prediction = self(batch)
+    def loss(self, batch: Batch, images_seen: int = 0, share: float = 1.0) -> Loss:
+        """Objective of each image, (B,) parts.
+
+        Parameters
+        ----------
+        batch
+            B images.
+        images_seen
+            By the training so far.
+        share
+            Of the frequencies that are predicted, drawn anew each time; the loss is scaled so that its
+            expectation is that of all of them.
+        """
+        n = len(self.frequencies)
+        pixels = drawn(n, share) if share < 1 else None
+        prediction = self(batch, pixels)
+        residual = prediction.residual
+        if pixels is not None:
+            residual = residual * (n / len(pixels)) ** 0.5
         kl = None if prediction.posterior is None else prediction.posterior.kl()
-        return self.loss_function(prediction.residual, kl, images_seen)
+        return self.loss_function(residual, kl, images_seen)
+
+    def volume(self, z: Tensor | None, chunk: int = 1 << 17) -> Tensor:
+        """Decode one map (D, D, D) at z (Z,), or the homogeneous one at None; see `volumes`."""
+        return next(self.volumes(None if z is None else z[None], chunk))
 
     @torch.no_grad()
-    def volume(self, z: Tensor | None, chunk: int = 1 << 17) -> Tensor:
-        """Decode one map on the whole voxel grid inside Nyquist (P9).
+    def volumes(self, z: Tensor | None, chunk: int = 1 << 17) -> Iterator[Tensor]:
+        """Decode maps on the whole voxel grid inside Nyquist (P9).
 
         Parameters
         ----------
         z
-            (Z,), or None for a homogeneous model.
+            (M, Z), or None for the one map of a homogeneous model. What does not depend on z is computed once
+            for all of them; memory holds the half transforms of all.
         chunk
-            Frequencies decoded at a time.
+            Frequencies decoded at a time, of all maps together.
 
-        Returns
-        -------
+        Yields
+        ------
         Tensor
             (D, D, D) float32 density [z, y, x] in grey values of the particle images. The zero frequency
             carries no information through the CTF; it is set so that the density averages zero outside the
             inscribed sphere.
         """
         lattice = half_lattice(self.box_size, 3)
-        coordinates = lattice.frequencies.to(self.frequencies.device)
+        device = self.frequencies.device
+        coordinates = lattice.frequencies.to(device)
         amplitude = self._amplitude_at(coordinates)
-        latent = None if z is None else z[None].to(coordinates)
-        values = torch.cat(
-            [
-                self._decoded(*imaging.fold(c[None]), a[None], latent)[0]
-                for c, a in zip(coordinates.split(chunk), amplitude.split(chunk), strict=True)
-            ]
-        )
-        if self.basis is not None:
-            values = values + lattice.gather(self.basis.transform(None if latent is None else latent[0]))
-        density = fourier.ifft(lattice.scatter(values), 3).real * self.density_scale
-        axis = torch.arange(self.box_size, device=density.device) - self.box_size // 2
+        latents = None if z is None else z.to(coordinates)
+        n = 1 if latents is None else len(latents)
+        parts, size = [], max(1, chunk // n)
+        for c, a in zip(coordinates.split(size), amplitude.split(size), strict=True):
+            folded, sign = imaging.fold(c)
+            parts.append(self._decoded(folded.expand(n, -1, -1), sign, a, latents))
+        axis = torch.arange(self.box_size, device=device) - self.box_size // 2
         r2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
-        return density - density[r2 > (self.box_size / 2) ** 2].mean()
+        outside = r2 > (self.box_size / 2) ** 2
+        for i in range(n):
+            values = torch.cat([part[i] for part in parts])
+            if self.basis is not None:
+                known = self.basis.transform(None if latents is None else latents[i])
+                values = values + lattice.gather(known)
+            density = lattice.real(values) * self.density_scale
+            yield density - density[outside].mean()
 
     def _amplitude_at(self, coordinates: Tensor) -> Tensor:
         """The radial amplitude at frequencies (..., 3), from the nearest radius of the image lattice."""
@@ -235,6 +287,25 @@ class Reconstructor(nn.Module):
         upper = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
         nearer = (wanted - known[upper - 1]) < (known[upper] - wanted)
         return self.amplitude[torch.where(nearer, upper - 1, upper)]
+
+
+def loss_scale(reconstructor: Reconstructor) -> int:
+    """What losses are divided by before they are minimised and shown: the frequencies of an image.
+
+    A reconstruction loss of 1 is noise alone.
+    """
+    return len(reconstructor.frequencies)
+
+
+def drawn(n: int, share: float) -> Tensor:
+    """Draw a share of the frequencies 0 .. n - 1 of a lattice, ascending, each equally likely.
+
+    One from each of equally long stretches: the lattice ascends in radius, so that every resolution has its
+    share in every draw, and the loss varies less than with independent draws.
+    """
+    count = max(1, round(share * n))
+    edges = (torch.arange(count, dtype=torch.float64) + torch.rand(count, dtype=torch.float64)) * (n / count)
+    return edges.long().clamp(max=n - 1)
 
 
 def start_at_zero(part: nn.Module) -> None:

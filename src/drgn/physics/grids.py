@@ -48,6 +48,26 @@ class HalfLattice:
         flat[..., self.mirror.to(values.device)] = values.conj()
         return flat.unflatten(-1, (self.box_size,) * self.ndim)
 
+    def real(self, values: Tensor) -> Tensor:
+        """Real arrays (..., D, D[, D]) whose centred transforms have the values (..., P), and 0 elsewhere.
+
+        The same as the inverse transform of `scatter`, by half of it: the first axis of the array is the last
+        of the vector, which is nowhere negative on the lattice.
+        """
+        size, n = self.box_size, self.ndim
+        half = values.new_zeros(*values.shape[:-1], (size // 2 + 1) * size ** (n - 1))
+        for index, own in ((self.index, values), (self.mirror, values.conj())):
+            axes = [index // size**i % size - size // 2 for i in reversed(range(n))]
+            inside = axes[0] >= 0
+            place = axes[0]
+            for axis in axes[1:]:
+                place = place * size + axis % size
+            half[..., place[inside].to(values.device)] = own[..., inside.to(values.device)]
+        half = half.unflatten(-1, (size // 2 + 1, *(size,) * (n - 1)))
+        across = tuple(range(-n, 0))
+        array = torch.fft.irfftn(half, s=(size,) * n, dim=across[::-1])
+        return torch.fft.fftshift(array, dim=across)
+
 
 @lru_cache(maxsize=16)
 def half_lattice(box_size: int, ndim: int, radius_px: float | None = None) -> HalfLattice:

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from drgn.models.latents import TableLatent
-from drgn.models.reconstructor import Reconstructor
+from drgn.models.reconstructor import Reconstructor, loss_scale
 from drgn.physics.imaging import Batch
-from drgn.training.module import loss_scale
+from drgn.training import memory
 
 _FIT_STEPS, _FIT_RATE = 60, 0.05
 
@@ -61,6 +61,7 @@ def encode(
         logvar=np.zeros((n, reconstructor.zdim), np.float32),
         reconstruction_loss=np.zeros(n, np.float32),
     )
+    memory.keep_freed()
     reconstructor.eval()
     kind = autocast or torch.float32
     for batch in _on(device, batches):

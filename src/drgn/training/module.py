@@ -9,7 +9,7 @@ from torch import Tensor
 
 from drgn.errors import InputError
 from drgn.models.losses import Loss
-from drgn.models.reconstructor import Reconstructor
+from drgn.models.reconstructor import Reconstructor, loss_scale
 from drgn.physics.imaging import Batch
 
 
@@ -24,6 +24,8 @@ class ReconstructionModule(pl.LightningModule):
         Parameters -> optimizer.
     schedule
         (step, total steps) -> factor of the learning rate.
+    pixels
+        (step, total steps) -> share of each image's frequencies that a step predicts.
     """
 
     def __init__(
@@ -31,11 +33,13 @@ class ReconstructionModule(pl.LightningModule):
         reconstructor: Reconstructor,
         optimizer: Callable[[Any], torch.optim.Optimizer],
         schedule: Callable[[int, int], float],
+        pixels: Callable[[int, int], float],
     ) -> None:
         super().__init__()
         self.reconstructor = reconstructor
         self._optimizer = optimizer
-        self._schedule = schedule
+        self._schedule, self._pixels = schedule, pixels
+        self._total_steps = 1
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64), persistent=True)
         self._images_seen = 0  # the same on the host, so that no step waits for the device
         self.skipped: list[int] = []  # rows of the batches that gave no finite loss or gradient
@@ -51,7 +55,8 @@ class ReconstructionModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor | None:
         """Loss of a batch per frequency and image; None, which skips the step, when it is not finite."""
-        loss = self.reconstructor.loss(batch, self._images_seen)
+        share = self._pixels(self.trainer.global_step, self._total_steps)
+        loss = self.reconstructor.loss(batch, self._images_seen, share)
         n = len(batch["row"])
         self._images_seen += n * self.trainer.world_size
         self.images_seen.fill_(self._images_seen)
@@ -125,18 +130,10 @@ class ReconstructionModule(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any] | None:
         """Adam and its schedule over the whole run; None when there is nothing to train."""
+        self._total_steps = total = max(1, int(self.trainer.estimated_stepping_batches))
         parameters = list(self.parameters())
         if not parameters:
             return None
         optimizer = self._optimizer(parameters)
-        total = max(1, int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._schedule(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def loss_scale(reconstructor: Reconstructor) -> int:
-    """What losses are divided by before they are minimised and shown: the frequencies of an image.
-
-    A reconstruction loss of 1 is noise alone.
-    """
-    return len(reconstructor.frequencies)

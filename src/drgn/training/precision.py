@@ -25,6 +25,18 @@ def choose(device: torch.device) -> tuple[str, str]:
     return ("bf16-mixed" if gain >= _GAIN else "32-true"), said
 
 
+def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of the matrix products of a run of this precision on this device, None for float32.
+
+    A run may be opened on another machine than it was trained on, which has no bfloat16.
+    """
+    if "bf16" not in precision:
+        return None
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+
+
 def _seconds(device: torch.device, dtype: torch.dtype) -> float:
     a = torch.randn(_SHAPE, device=device).to(dtype)
     b = torch.randn(_SHAPE[1], _SHAPE[1], device=device).to(dtype)

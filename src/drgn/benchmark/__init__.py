@@ -1,0 +1,1 @@
+"""How fast this program is on this machine, alone and beside cryoDRGN."""
