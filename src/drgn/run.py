@@ -346,15 +346,17 @@ def build_reconstructor(
 
     return Reconstructor(
         box_size=box_size,
-        decoder=make(parts["decoder"], "model.decoder", encoding=make(parts["encoding"], "model.encoding")),
+        decoder=make(parts["decoder"], "model.decoder", encoding=make(parts["encoding"], "model.encoding"))
+        if parts.get("decoder")
+        else None,
         latent=make(config["latent"], "latent", encoder=make(parts["encoder"], "model.encoder"))
-        if zdim
+        if zdim and parts.get("encoder")
         else make(config["latent"], "latent"),
         pose=make(config["pose"], "pose"),
         loss=make(config["loss"], "loss"),
         amplitude=runtime["amplitude"],
         density_scale=density_scale,
-        subspace=make(config["warmstart"], "warmstart") if config.get("warmstart") else None,
+        basis=make(config["warmstart"], "warmstart") if config.get("warmstart") else None,
     )
 
 

@@ -82,6 +82,7 @@ def train(
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
     from drgn.data.progress import CheckProgress
+    from drgn.models.latents import TableLatent
     from drgn.models.reconstructor import Reconstructor
     from drgn.run import Run, build_reconstructor
     from drgn.simulate import make_missing
@@ -97,7 +98,7 @@ def train(
     )
     from drgn.training.encode import encode
     from drgn.training.module import ReconstructionModule
-    from drgn.training.subspace import fit as fit_subspace
+    from drgn.training.warmstart import fill, fit
 
     started = time.perf_counter()
     memory.keep_freed()
@@ -142,19 +143,21 @@ def train(
     reconstructor = model(
         amplitude=data.dataset.signal_amplitude(data.rows(heldout=False)), density_scale=stack.density_scale
     )
-    subspace = reconstructor.subspace
-    if subspace is not None and not (resume and run.last_checkpoint) and rank_zero_only.rank == 0:
+    basis = reconstructor.basis
+    if basis is not None and not (resume and run.last_checkpoint) and rank_zero_only.rank == 0:
         began = time.perf_counter()
-        with CheckProgress("subspace") as shown:
-            fit_subspace(
-                subspace,
+        with CheckProgress("warm start") as shown:
+            fit(
+                basis,
                 data.dataset,
                 data.rows(heldout=False),
                 beta=float(reconstructor.loss_function.weight(1 << 60)),
                 seed=seed,
                 progress=lambda what, done, n: shown.update(f"{what}, pass {done} of {n}"),
             )
-        print(f"subspace of {subspace.n_modes} modes in {time.perf_counter() - began:.0f} s", flush=True)
+            if isinstance(reconstructor.latent, TableLatent):
+                fill(reconstructor.latent, basis, data.dataset)
+        print(f"warm start: {len(basis.density)} volumes in {time.perf_counter() - began:.0f} s", flush=True)
     module = ReconstructionModule(reconstructor, *steps)
     monitor = "heldout/loss" if len(data.rows(heldout=True)) else "train/loss_epoch"
     checkpoint = pl.callbacks.ModelCheckpoint
@@ -277,6 +280,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")  # told by BadBatches
     warnings.filterwarnings("ignore", message=".*`list` across ranks is zero.*")  # nothing is held out
     warnings.filterwarnings("ignore", message=".*litlogger.*")
+    warnings.filterwarnings("ignore", message=".*run with no optimizer.*")  # volumes of a basis alone
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
 

@@ -13,7 +13,9 @@ from drgn.physics import imaging
 
 CHOICES = groups("train")
 ENCODINGS, DECODERS = CHOICES["model/encoding"], CHOICES["model/decoder"]
-ENCODERS, LATENTS = CHOICES["model/encoder"], CHOICES["latent"]
+ENCODERS = CHOICES["model/encoder"]
+# posterior is what the volumes of a warm start infer, and has no part of its own
+LATENTS = [choice for choice in CHOICES["latent"] if choice != "posterior"]
 Z = 3
 
 

@@ -26,8 +26,8 @@ def test_every_radius_has_its_share_in_every_draw():
 @pytest.mark.parametrize("overrides", [(), ("warmstart=subspace", "warmstart.modes=2"), ("latent=none",)])
 def test_the_mean_of_many_draws_is_the_loss_and_the_gradient_of_all(make_model, batch, overrides):
     model = make_model(*overrides).eval()  # the latent is its mean
-    if model.subspace is not None:
-        model.subspace.density.normal_(generator=torch.Generator().manual_seed(0))
+    if model.basis is not None:
+        model.basis.density.normal_(generator=torch.Generator().manual_seed(0))
         torch.nn.init.normal_(model.decoder.network.last.weight, std=0.1)
 
     def loss_and_gradient(share):

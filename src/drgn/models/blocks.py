@@ -32,6 +32,8 @@ def suits(x: Tensor) -> bool:
     """Whether these rows (..., in_dim) are better taken in blocks."""
     if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # an operation that torch keeps to itself
+        return False
     return x.numel() // x.shape[-1] >= _LEAST_ROWS and _type_of(x) in (torch.float32, torch.bfloat16)
 
 

@@ -29,7 +29,7 @@ class Observation(NamedTuple):
     frequency_scale
         (B,) the volume's pixel over the image's, or None where they are the same.
     start
-        Mean and log-variance of the latent, (B, Z) each, that the subspace gives; None without one.
+        Mean and log-variance of the latent, (B, Z) each, that the basis gives; None without one.
     """
 
     row: Tensor

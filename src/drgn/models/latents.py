@@ -58,7 +58,7 @@ def pooled(mean: Tensor, logvar: Tensor, group: Tensor) -> Posterior:
 
 
 def corrected(start: tuple[Tensor, Tensor], mean: Tensor, logvar: Tensor, group: Tensor) -> Posterior:
-    """A particle's posterior from the subspace, plus the mean of what its images' encodings add to it.
+    """A particle's posterior from the basis, plus the mean of what its images' encodings add to it.
 
     Parameters
     ----------
@@ -125,6 +125,26 @@ class TableLatent(nn.Module):
         """Posterior of each particle, whatever its image."""
         _, particle = torch.unique(seen.group, return_inverse=True)
         return Posterior(self.mean(seen.group), self.logvar(seen.group), particle)
+
+
+class PosteriorLatent(nn.Module):
+    """The latent that the basis infers, as it is: coefficients of modes, or probabilities of classes.
+
+    Parameters
+    ----------
+    zdim
+        Z, as many as the basis has modes or classes.
+    """
+
+    def __init__(self, *, zdim: int) -> None:
+        super().__init__()
+        self.zdim = zdim
+
+    def forward(self, seen: Observation) -> Posterior:
+        """Posterior of each image's particle."""
+        assert seen.start is not None, "Reconstructor requires a basis"
+        _, particle = torch.unique(seen.group, return_inverse=True)
+        return Posterior(*seen.start, particle)
 
 
 class NoLatent(nn.Module):

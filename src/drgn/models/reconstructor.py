@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from drgn.errors import InputError
+from drgn.models.basis import Basis
 from drgn.models.encoders import Observation
-from drgn.models.latents import Posterior
+from drgn.models.latents import Posterior, PosteriorLatent
 from drgn.models.losses import Loss
-from drgn.models.subspace import Subspace
 from drgn.physics import imaging
 from drgn.physics.grids import half_lattice
 from drgn.physics.imaging import Batch
@@ -41,7 +42,7 @@ class Reconstructor(nn.Module):
     box_size
         D of training.
     decoder
-        (coordinates (B, P, 3), z (B, Z) or None) -> (B, P, 2).
+        (coordinates (B, P, 3), z (B, Z) or None) -> (B, P, 2); None leaves the volumes of the basis alone.
     latent
         Observation -> Posterior or None; has `zdim`.
     pose
@@ -53,21 +54,27 @@ class Reconstructor(nn.Module):
         units of the noise: the decoder's output is multiplied by it.
     density_scale
         What turns the decoder's units into the grey values of the particle images (per voxel).
-    subspace
-        Mean and linear modes that decoder and encoder add to; both then start as no addition.
+    basis
+        Volumes that the decoder adds to, and a first posterior that the encoder adds to; both then start as
+        no addition.
+
+    Raises
+    ------
+    InputError
+        When decoder or latent need a basis and there is none.
     """
 
     def __init__(
         self,
         *,
         box_size: int,
-        decoder: nn.Module,
+        decoder: nn.Module | None,
         latent: nn.Module,
         pose: nn.Module,
         loss: nn.Module,
         amplitude: Tensor,
         density_scale: float = 1.0,
-        subspace: Subspace | None = None,
+        basis: Basis | None = None,
     ) -> None:
         super().__init__()
         self.box_size = box_size
@@ -75,13 +82,18 @@ class Reconstructor(nn.Module):
         self.latent = latent
         self.pose = pose
         self.loss_function = loss
-        self.subspace = subspace
+        self.basis = basis
         self.lattice = half_lattice(box_size, 2)
         self.register_buffer("frequencies", self.lattice.frequencies)
         self.register_buffer("amplitude", amplitude.to(torch.float32))
         self.register_buffer("density_scale", torch.tensor(float(density_scale)))
-        if subspace is not None:
-            self.n_known = subspace.n_known(self.lattice.frequencies)
+        if basis is None and (decoder is None or isinstance(latent, PosteriorLatent)):
+            raise InputError(
+                "model=linear, model=classes and latent=posterior need volumes to start from:"
+                " warmstart=linear, warmstart=classes or warmstart=subspace"
+            )
+        if basis is not None:
+            self.n_known = basis.n_known(self.lattice.frequencies)
             for part in (decoder, getattr(latent, "encoder", None)):
                 if part is not None:
                     start_at_zero(part)
@@ -97,6 +109,8 @@ class Reconstructor(nn.Module):
 
     def _decoded(self, folded: Tensor, sign: Tensor, amplitude: Tensor, z: Tensor | None) -> Tensor:
         """Complex values (B, P) that the decoder gives at folded frequencies (B, P, 3)."""
+        if self.decoder is None:
+            return torch.zeros(folded.shape[:-1], dtype=torch.complex64, device=folded.device)
         out = self.decoder(folded, z).float()
         return torch.complex(out[..., 0], out[..., 1] * sign) * amplitude
 
@@ -116,11 +130,11 @@ class Reconstructor(nn.Module):
         """Where the image's frequencies lie in the volume's transform, (B, P, 3)."""
         return imaging.slice_coordinates(self.frequencies, rotation, batch.get("frequency_scale"))
 
-    def _basis(self, folded: Tensor, sign: Tensor) -> Tensor | None:
-        """Slices (B, n_known, K + 1) of the subspace, None without one."""
-        if self.subspace is None:
+    def _known(self, folded: Tensor, sign: Tensor) -> Tensor | None:
+        """Slices (B, n_known, A) of the basis, None without one."""
+        if self.basis is None:
             return None
-        return self.subspace.slices(folded[:, : self.n_known], sign[:, : self.n_known])
+        return self.basis.slices(folded[:, : self.n_known], sign[:, : self.n_known])
 
     def _infer(
         self,
@@ -129,15 +143,16 @@ class Reconstructor(nn.Module):
         contrast: Tensor,
         phase: Tensor,
         multiplied: Tensor,
-        basis: Tensor | None,
+        known: Tensor | None,
     ) -> Posterior | None:
         centred = imaging.matched_filter(batch["image"], contrast, phase, multiplied)
         weight, start = contrast.square(), None
-        if self.subspace is not None and basis is not None and self.zdim:
+        if self.basis is not None and known is not None and self.zdim:
             with torch.autocast(weight.device.type, enabled=False):
                 n = self.n_known
-                known = self.subspace.coefficients(basis, centred[:, :n], weight[:, :n], batch["group"])
-                start = self.subspace.encode(known)
+                start = self.basis.encode(
+                    self.basis.statistics(known, centred[:, :n], weight[:, :n], batch["group"])
+                )
         return self.latent(
             Observation(
                 row=batch["row"],
@@ -153,10 +168,10 @@ class Reconstructor(nn.Module):
     def posterior(self, batch: Batch) -> Posterior | None:
         """Infer the latent of each image."""
         rotation, shift_px = self.pose(batch["row"], batch["rotation"], batch["shift_px"])
-        basis = None
-        if self.subspace is not None:
-            basis = self._basis(*imaging.fold(self._coordinates(batch, rotation)))
-        return self._infer(batch, rotation, *self._transfer(batch, shift_px), self._multiplier(batch), basis)
+        known = None
+        if self.basis is not None:
+            known = self._known(*imaging.fold(self._coordinates(batch, rotation)))
+        return self._infer(batch, rotation, *self._transfer(batch, shift_px), self._multiplier(batch), known)
 
     def forward(self, batch: Batch, pixels: Tensor | None = None) -> Prediction:
         """Predict the images of a batch, with a drawn latent in training and its mean otherwise.
@@ -173,8 +188,8 @@ class Reconstructor(nn.Module):
         contrast, phase = self._transfer(batch, shift_px)
         multiplied = self._multiplier(batch)
         folded, sign = imaging.fold(self._coordinates(batch, rotation))
-        basis = self._basis(folded, sign)
-        posterior = self._infer(batch, rotation, contrast, phase, multiplied, basis)
+        known = self._known(folded, sign)
+        posterior = self._infer(batch, rotation, contrast, phase, multiplied, known)
         z = None
         if posterior is not None:
             z = posterior.sample() if self.training else posterior.mean
@@ -184,15 +199,15 @@ class Reconstructor(nn.Module):
                 part[:, pixels] for part in (image, contrast, phase, multiplied, folded, sign)
             )
             amplitude = amplitude[pixels]
-            basis = None if basis is None else basis[:, pixels[pixels < self.n_known]]
+            known = None if known is None else known[:, pixels[pixels < self.n_known]]
         if "frequency_scale" in batch:
             amplitude = self._amplitude_at(folded)
         slices = self._decoded(folded, sign, amplitude, z)
-        if self.subspace is not None and basis is not None:
-            n_known = basis.shape[1]
+        if self.basis is not None and known is not None:
             with torch.autocast(slices.device.type, enabled=False):
-                known = self.subspace.at(basis, z)
-            slices = torch.cat([slices[:, :n_known] + known, slices[:, n_known:]], dim=1)
+                start = self.basis.at(known, z)
+            n_known = start.shape[1]
+            slices = torch.cat([slices[:, :n_known] + start, slices[:, n_known:]], dim=1)
         return Prediction(
             image=imaging.observe(slices, contrast * multiplied, phase),
             posterior=posterior,
@@ -259,8 +274,8 @@ class Reconstructor(nn.Module):
         outside = r2 > (self.box_size / 2) ** 2
         for i in range(n):
             values = torch.cat([part[i] for part in parts])
-            if self.subspace is not None:
-                known = self.subspace.transform(None if latents is None else latents[i])
+            if self.basis is not None:
+                known = self.basis.transform(None if latents is None else latents[i])
                 values = values + lattice.gather(known)
             density = lattice.real(values) * self.density_scale
             yield density - density[outside].mean()

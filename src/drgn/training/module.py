@@ -71,7 +71,7 @@ class ReconstructionModule(pl.LightningModule):
             return sum((p.sum() * 0 for p in self.parameters()), torch.zeros((), device=self.device))
         self._finite += n
         self._log("train", loss, n, on_step=True)
-        return total
+        return total if total.requires_grad else None  # the volumes of a basis alone are not trained further
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep a gradient that is not finite from the weights."""
@@ -128,9 +128,12 @@ class ReconstructionModule(pl.LightningModule):
         for name, value in values.items():
             self.log(name, value, on_step=on_step, on_epoch=True, batch_size=n, sync_dist=not on_step)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Adam and its schedule over the whole run."""
-        optimizer = self._optimizer(self.parameters())
+    def configure_optimizers(self) -> dict[str, Any] | None:
+        """Adam and its schedule over the whole run; None when there is nothing to train."""
         self._total_steps = total = max(1, int(self.trainer.estimated_stepping_batches))
+        parameters = list(self.parameters())
+        if not parameters:
+            return None
+        optimizer = self._optimizer(parameters)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._schedule(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

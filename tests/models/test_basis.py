@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from drgn.models.subspace import Subspace, posterior, shared
+from drgn.models.basis import Statistics, shared
+from drgn.models.modes import Subspace, posterior
 from drgn.physics import fourier, imaging
 from drgn.physics.grids import half_lattice
 from drgn.physics.phantoms import GaussianPhantom
@@ -70,12 +71,14 @@ def test_coefficients_are_found_in_images_of_little_noise(subspace, view):
     contrast = torch.linspace(-1, 1, n).expand(N, n)
     truth = torch.randn(N, MODES, generator=torch.Generator().manual_seed(2))
     image = (slices[..., 0] + (slices[..., 1:] * truth[:, None]).sum(-1)) * contrast
-    known = subspace.coefficients(
-        slices * 100, image * 100 * contrast, contrast.square(), torch.arange(N)
+    known = posterior(
+        subspace.statistics(slices * 100, image * 100 * contrast, contrast.square(), torch.arange(N))
     )  # noise of a hundredth
     torch.testing.assert_close(known.mean, truth, atol=2e-3, rtol=2e-3)
-    nothing = subspace.coefficients(
-        slices, torch.zeros(N, n, dtype=torch.complex64), torch.zeros(N, n), torch.arange(N)
+    nothing = posterior(
+        subspace.statistics(
+            slices, torch.zeros(N, n, dtype=torch.complex64), torch.zeros(N, n), torch.arange(N)
+        )
     )
     torch.testing.assert_close(nothing.mean, torch.zeros(N, MODES))  # the prior
     torch.testing.assert_close(nothing.precision, torch.eye(MODES).expand(N, -1, -1))
@@ -91,7 +94,7 @@ def test_the_posterior_is_that_of_linear_regression():
     """Two observations of w with noise variance 1/2 each: precision 2 G + 1, mean 2 h / precision."""
     gram = torch.tensor([[[1.0, 0.5], [0.5, 3.0]]])
     overlap = torch.tensor([[9.0, 4.0]])
-    known = posterior(gram, overlap)
+    known = posterior(Statistics(gram, overlap))
     assert known.precision.item() == pytest.approx(7.0)
     assert known.mean.item() == pytest.approx(2 * (4.0 - 0.5) / 7.0)
 

@@ -7,19 +7,23 @@ import pandas as pd
 import pytest
 import torch
 
-from drgn.analysis.metrics import spearman
+from drgn.analysis.metrics import adjusted_rand, spearman
 from drgn.command import compose
 from drgn.data.dataset import ParticleDataset
 from drgn.data.prepared import prepare
+from drgn.errors import InputError
 from drgn.formats.mrc import read_volume
 from drgn.formats.particles import Particles
-from drgn.models.subspace import Subspace
+from drgn.models.classes import Classes
+from drgn.models.latents import TableLatent
+from drgn.models.modes import LinearModes, Subspace, posterior
 from drgn.physics import fourier, imaging
 from drgn.physics.fsc import fsc
 from drgn.physics.phantoms import toy_molecule
 from drgn.run import Run, build_reconstructor
 from drgn.simulate import simulate
-from drgn.training.subspace import fit
+from drgn.training.expectation import Expectation
+from drgn.training.warmstart import fill, fit
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +37,15 @@ def moving(tmp_path_factory):
     return ParticleDataset(particles, stack), pd.read_csv(folder / "truth.csv"), folder
 
 
-def latents(subspace, dataset, rows):
-    from drgn.training.subspace import _Modes, posterior
-
+def statistics(basis, dataset, rows):
     with torch.no_grad():
-        known = posterior(*_Modes(subspace, dataset, rows, torch.Generator())._expect(subspace.radius_px))
-        return subspace.encode(known)[0].numpy(), known
+        return Expectation(basis, dataset, rows, torch.Generator()).statistics()
+
+
+def latents(subspace, dataset, rows):
+    with torch.no_grad():
+        known = statistics(subspace, dataset, rows)
+        return subspace.encode(known)[0].numpy(), posterior(known)
 
 
 def test_the_motion_is_found_also_in_images_it_was_not_fitted_to(moving):
@@ -101,16 +108,16 @@ def test_the_mean_alone_is_the_map(moving):
 
 def test_a_run_starts_from_it_goes_on_and_can_be_used(train_tiny, capsys):
     folder = train_tiny("warmstart=subspace", "warmstart.modes=3")
-    assert "subspace of 3 modes in" in capsys.readouterr().out
+    assert "warm start: 4 volumes in" in capsys.readouterr().out
     run = Run.open(folder)
     first = run.info["best_loss"]
     assert first < Run.open(train_tiny()).info["best_loss"]  # which starts from nothing
-    density = run.model().subspace.density
+    density = run.model().basis.density
     assert density.abs().max() > 0
     assert next(run.volumes(run.latents().z[:1])).shape == (16, 16, 16)
     train_tiny("warmstart=subspace", "warmstart.modes=3", "epochs=2", output=folder)
-    assert "subspace" not in capsys.readouterr().out  # found in the checkpoint, not anew
-    torch.testing.assert_close(Run.open(folder).model().subspace.density, density)
+    assert "warm start" not in capsys.readouterr().out  # found in the checkpoint, not anew
+    torch.testing.assert_close(Run.open(folder).model().basis.density, density)
     homogeneous = Run.open(train_tiny("latent=none", "warmstart=subspace"))
     assert next(homogeneous.volumes(np.zeros((1, 0)))).shape == (16, 16, 16)
 
@@ -119,10 +126,10 @@ def test_the_neural_parts_start_as_no_addition(make_started):
     model, batch = make_started
     z = model.posterior(batch).mean
     folded, sign = imaging.fold(imaging.slice_coordinates(model.frequencies, batch["rotation"]))
-    basis = model._basis(folded, sign)
+    known = model._known(folded, sign)
     contrast, phase = model._transfer(batch, batch["shift_px"])
     n = model.n_known
-    expected = imaging.observe(model.subspace.at(basis, z), contrast[:, :n], phase[:, :n])
+    expected = imaging.observe(model.basis.at(known, z), contrast[:, :n], phase[:, :n])
     multiplied = model._multiplier(batch)
     torch.testing.assert_close(model(batch).image[:, :n], expected * multiplied[:, :n])
     assert model(batch).image[:, n:].abs().max() == 0
@@ -135,5 +142,69 @@ def make_started(moving):
     torch.manual_seed(0)
     config = compose("train", ["model=128x3", "model.hidden_dim=16", "warmstart=subspace", "latent.zdim=2"])
     model = build_reconstructor(config, box_size=32, n_particles=1500).eval()
-    model.subspace.density.normal_()
+    model.basis.density.normal_()
     return model, dataset[np.arange(4)]
+
+
+def test_linear_modes_alone_are_a_model(moving, train_tiny):
+    dataset, truth, _ = moving
+    modes = LinearModes(box_size=32, zdim=4)
+    fit(modes, dataset, np.arange(1500), beta=1.0, seed=0)
+    with torch.no_grad():
+        mean, logvar = modes.encode(
+            Expectation(modes, dataset, np.arange(1500), torch.Generator()).statistics()
+        )
+    assert spearman(mean.numpy(), truth["motion"].to_numpy()) > 0.93
+    assert (logvar <= 1e-5).all()  # no image makes a coefficient less certain than its prior
+    assert mean.var(0) + logvar.exp().mean(0) == pytest.approx(1, abs=0.3)  # which they have as a whole
+
+    run = Run.open(train_tiny("model=linear", "latent.zdim=3"))
+    assert list(run.model().parameters()) == []
+    assert run.latents().z.shape[1] == 3
+    assert np.isfinite(run.info["best_loss"])
+    middle, end = run.volumes(np.array([[0.0, 0, 0], [2.0, 0, 0]]))
+    assert np.abs(end - middle).max() > 0
+
+
+def test_classes_are_found(moving, tmp_path_factory, train_tiny):
+    """With and without the part that comes off."""
+    *_, toy = moving
+    folder = tmp_path_factory.mktemp("classes")
+    maps = [str(toy / "maps" / f"motion0.5_{state}.mrc") for state in ("attached", "detached")]
+    options = [f"molecule.files={maps}", "n_particles=1500", "box_size=32", "pixel_size_A=6", "snr=0.3"]
+    star = simulate(**{**compose("simulate", ["molecule=maps", *options]), "output": folder})
+    particles = Particles.from_file(star)
+    stack = prepare(particles, box_size=32, window=True, cache=folder / "prepared")
+    dataset = ParticleDataset(particles, stack)
+    classes = Classes(box_size=32, zdim=2)
+    fit(classes, dataset, np.arange(1500), beta=1.0, seed=0)
+    probability = classes.encode(
+        Expectation(classes, dataset, np.arange(1500), torch.Generator()).statistics()
+    )[0]
+    truth = pd.read_csv(folder / "truth.csv")
+    torch.testing.assert_close(probability.sum(1), torch.ones(1500))
+    found = probability.argmax(1).numpy()
+    assert adjusted_rand(found, truth["map"].to_numpy()) > 0.8
+    assert classes.share.tolist() == sorted(classes.share.tolist(), reverse=True)
+    assert classes.share[0] == pytest.approx((found == 0).mean(), abs=0.03)
+
+    run = Run.open(train_tiny("model=classes", "latent.zdim=2"))
+    z = run.latents().z
+    np.testing.assert_allclose(z.sum(1), 1, atol=1e-5)
+    assert next(run.volumes(np.array([[1.0, 0.0]]))).shape == (16, 16, 16)
+
+
+def test_a_table_starts_from_the_modes(moving):
+    dataset, truth, _ = moving
+    modes = LinearModes(box_size=32, zdim=4)
+    fit(modes, dataset, np.arange(1000), beta=1.0, seed=0)
+    table = TableLatent(n_particles=1500, zdim=4)
+    fill(table, modes, dataset)
+    assert spearman(table.mean.weight.detach().numpy()[1000:], truth["motion"].to_numpy()[1000:]) > 0.9
+
+
+@pytest.mark.parametrize("words", [["latent=posterior"], ["model=linear", "warmstart=none"]])
+def test_what_needs_volumes_says_so(words):
+    config = compose("train", words)
+    with pytest.raises(InputError, match="warmstart=linear"):
+        build_reconstructor(config, box_size=32, n_particles=10)

@@ -1,0 +1,184 @@
+"""Volumes on a voxel grid that a latent weighs: V(k, z) = sum_a w_a(z) V_a(k).
+
+What an image says of the weights is all in two small arrays, see `Statistics`, which know its pose and its
+CTF. The volumes are found by expectation-maximisation (`training.expectation`) before a network is trained.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from drgn.physics import fourier
+from drgn.physics.slices import padded_transform
+
+_OVERSAMPLING = 2  # of the grid that slices are interpolated from
+
+
+class Statistics(NamedTuple):
+    """What images say of the weights w of A volumes: log-likelihood 2 h.w - w.G w, in units of the noise.
+
+    Attributes
+    ----------
+    gram
+        G, (B, A, A).
+    overlap
+        h, (B, A).
+    """
+
+    gram: Tensor
+    overlap: Tensor
+
+
+class Basis(nn.Module):
+    """A volumes and their slices; subclasses say how a latent weighs them.
+
+    A subclass has `encode` (statistics to latent), `weights` (latent to weights), and what
+    expectation-maximisation asks of it: `moments`, `expected_power`, `mean_share`,
+    `start`, `arrange`.
+
+    Parameters
+    ----------
+    box_size
+        D of training.
+    zdim
+        Z.
+    volumes
+        A.
+    radius_px
+        The volumes are known at frequencies below radius_px / D cycles per pixel.
+    """
+
+    def __init__(self, *, box_size: int, zdim: int, volumes: int, radius_px: int) -> None:
+        super().__init__()
+        self.box_size, self.zdim = box_size, zdim
+        self.radius_px = min(radius_px, box_size // 2 - 1)
+        side = 2 * (self.radius_px + 1)
+        self.register_buffer("density", torch.zeros(volumes, side, side, side))
+        self._grid: tuple[int, torch.device, Tensor] | None = None
+
+    density: Tensor
+
+    def encode(self, known: Statistics) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latent, (B, Z) each."""
+        raise NotImplementedError
+
+    def weights(self, z: Tensor | None) -> Tensor:
+        """Weights (B, A) of the volumes at z (B, Z); (1, A) without a latent."""
+        raise NotImplementedError
+
+    def moments(self, known: Statistics) -> tuple[Tensor, Tensor]:
+        """E[w] (B, A) and E[w w^T] (B, A, A) of the images, which the next volumes are solved with."""
+        raise NotImplementedError
+
+    def expected_power(self) -> Tensor:
+        """Power of each volume in that of the mean, shell by shell, (A,): the prior of the volumes."""
+        raise NotImplementedError
+
+    def mean_share(self) -> Tensor:
+        """Weights (A,) that give the mean of the particles, up to a factor."""
+        raise NotImplementedError
+
+    def start(self, mean: Tensor, noise: Tensor) -> Tensor:
+        """First volumes (M, A) from the mean (M,) and noise (M, A), at M voxels of their transforms."""
+        raise NotImplementedError
+
+    def arrange(self) -> None:
+        """Bring the volumes into an order, in place, when they are found."""
+        raise NotImplementedError
+
+    @property
+    def side(self) -> int:
+        """Box of `density`, whose field of view is that of the training box."""
+        return self.density.shape[-1]
+
+    def grid(self) -> Tensor:
+        """Oversampled half transform (z, y, x, 2 A) of the volumes, made anew when they change."""
+        state = (self.density._version, self.density.device)
+        if self._grid is None or self._grid[:2] != state:
+            with torch.no_grad():
+                half = _OVERSAMPLING * self.side // 2
+                parts = [torch.view_as_real(padded_transform(d, _OVERSAMPLING)[half:]) for d in self.density]
+                self._grid = (*state, torch.cat(parts, dim=-1).contiguous())
+        return self._grid[2]
+
+    def n_known(self, frequencies: Tensor) -> int:
+        """How many of a half lattice's frequencies (P, n), which ascend in radius, the volumes know."""
+        return int((frequencies.norm(dim=-1) * self.box_size < self.radius_px).sum())
+
+    def slices(self, coordinates: Tensor, sign: Tensor) -> Tensor:
+        """Values of the volumes.
+
+        Parameters
+        ----------
+        coordinates
+            (B, P, 3), cycles per pixel, folded to z >= 0, below the radius.
+        sign
+            (B, P), of the imaginary part, from `imaging.fold`.
+
+        Returns
+        -------
+        Tensor
+            (B, P, A) complex.
+        """
+        grid = self.grid()
+        _, n_y, n_x, channels = grid.shape
+        position = coordinates * (self.box_size * _OVERSAMPLING)
+        x, y, z = position.flatten(0, -2).unbind(-1)
+        x, y = x + n_x // 2, y + n_y // 2
+        low = torch.stack([z, y, x], dim=-1)
+        corner = low.floor()
+        fraction = low - corner
+        at = corner.long()
+        index, share = [], []
+        for i in range(8):
+            bits = (i >> 2, i >> 1 & 1, i & 1)
+            index.append(((at[:, 0] + bits[0]) * n_y + at[:, 1] + bits[1]) * n_x + at[:, 2] + bits[2])
+            parts = [fraction[:, j] if bit else 1 - fraction[:, j] for j, bit in enumerate(bits)]
+            share.append(parts[0] * parts[1] * parts[2])
+        values = functional.embedding_bag(
+            torch.stack(index, dim=1),
+            grid.view(-1, channels),
+            per_sample_weights=torch.stack(share, dim=1),
+            mode="sum",
+        )
+        values = values.view(*sign.shape, channels // 2, 2)
+        return torch.complex(values[..., 0], values[..., 1] * sign.unsqueeze(-1))
+
+    def statistics(self, slices: Tensor, centred: Tensor, weight: Tensor, group: Tensor) -> Statistics:
+        """What the images of each particle say of the weights.
+
+        Parameters
+        ----------
+        slices
+            (B, P, A) complex.
+        centred, weight
+            (B, P), as in `Observation`.
+        group
+            (B,) int64: images of one particle share their statistics.
+        """
+        parts = torch.view_as_real(slices).transpose(-1, -2).flatten(1, 2)  # (B, 2 P, A)
+        weighted = parts * weight.repeat_interleave(2, dim=1).unsqueeze(-1)
+        gram = parts.transpose(1, 2) @ weighted
+        overlap = (parts * torch.view_as_real(centred).flatten(1).unsqueeze(-1)).sum(1)
+        _, particle = torch.unique(group, return_inverse=True)
+        return Statistics(shared(gram, particle), shared(overlap, particle))
+
+    def at(self, slices: Tensor, z: Tensor | None) -> Tensor:
+        """Slices (B, P) at z (B, Z) from those of the volumes (B, P, A)."""
+        return (slices * self.weights(z).unsqueeze(1)).sum(-1)
+
+    def transform(self, z: Tensor | None) -> Tensor:
+        """Centred transform (D, D, D) of the volume at z (Z,)."""
+        weights = self.weights(None if z is None else z[None])[0]
+        density = torch.tensordot(weights, self.density, dims=1)
+        return fourier.pad(fourier.fft(density, 3), self.box_size, 3)
+
+
+def shared(values: Tensor, particle: Tensor) -> Tensor:
+    """Sum over the images of each particle, given to each of them; (B, ...) and (B,)."""
+    n = int(particle.max()) + 1
+    if n == len(particle):
+        return values
+    return values.new_zeros(n, *values.shape[1:]).index_add(0, particle, values)[particle]

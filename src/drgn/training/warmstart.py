@@ -1,0 +1,141 @@
+"""Fit a basis before the neural parts are trained: its volumes, then the latent inside them.
+
+The images' statistics of the modes are all that a latent inside their subspace needs: its encoder and its
+coefficients c(z) are trained on them in seconds, without an image.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from drgn.data.dataset import ParticleDataset
+from drgn.models.basis import Basis, Statistics
+from drgn.models.latents import TableLatent
+from drgn.models.modes import Coefficients, Subspace, posterior
+from drgn.training.expectation import Expectation
+
+_BATCH, _RATE = 128, 2e-3
+_STEPS, _TRIALS = 1500, 3
+_LED = 0.3  # share of the steps in which the latent is led from the strongest coefficients
+
+
+def fit(
+    basis: Basis,
+    dataset: ParticleDataset,
+    rows: NDArray[np.int64],
+    *,
+    beta: float,
+    seed: int,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Find the volumes and the networks of a basis, in place.
+
+    Parameters
+    ----------
+    basis
+        On the CPU.
+    dataset
+        Its prepared stack; `rows` of it are used.
+    rows
+        Training rows.
+    beta
+        Weight of the KL term of the latent.
+    seed
+        Of the start.
+    progress
+        Called with (what, done, all).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        expectation = Expectation(basis, dataset, rows, generator)
+        expectation.run(progress or (lambda what, done, n: None))
+        if not isinstance(basis, Subspace) or not basis.zdim:
+            return
+        known = expectation.statistics()
+    # one row for each particle: its images share their statistics
+    _, first = np.unique(expectation.particle.numpy(), return_index=True)
+    _fit_latent(basis, Statistics(*(part[first] for part in known)), beta=beta, generator=generator)
+
+
+@torch.no_grad()
+def fill(table: TableLatent, basis: Basis, dataset: ParticleDataset) -> None:
+    """Start every particle's entry of a latent table from the basis, in place."""
+    rows = np.arange(len(dataset))
+    known = Expectation(basis, dataset, rows, torch.Generator()).statistics()
+    mean, logvar = basis.encode(known)
+    table.mean.weight[dataset.group] = mean
+    table.logvar.weight[dataset.group] = logvar
+
+
+def _fit_latent(
+    subspace: Subspace, statistics: Statistics, *, beta: float, generator: torch.Generator
+) -> None:
+    """Train the encoder and the coefficients c(z) on the statistics of the particles alone.
+
+    A latent of few dimensions can come to lie folded in the subspace, which no small step undoes: the encoder
+    is led from the strongest coefficients, and of several trials the one with the best objective is kept.
+    """
+    gram, overlap = statistics
+    known = posterior(statistics)
+    subspace.coefficient_std.copy_(known.mean.std(0).clamp_min(1e-6))
+    raw = torch.cat([known.mean, known.precision.diagonal(dim1=1, dim2=2).log()], dim=1)
+    subspace.feature_mean.copy_(raw.mean(0))
+    subspace.feature_std.copy_(raw.std(0).clamp_min(1e-6))
+    # the modes' coefficients in order of what they explain, of unit variance: a latent to start from
+    explained = known.mean.std(0) * subspace.density[1:].flatten(1).norm(dim=1)
+    leading = explained.argsort(descending=True)[: subspace.zdim]
+    start = torch.zeros(len(raw), subspace.zdim)
+    start[:, : len(leading)] = subspace.features(known)[:, leading]
+    images = _Statistics(known, 2 * gram[:, 1:, 1:], 2 * (overlap[:, 1:] - gram[:, 1:, 0]), start)
+    first = {name: value.clone() for name, value in subspace.state_dict().items()}
+    best, kept = math.inf, first
+    for trial in range(_TRIALS):
+        subspace.load_state_dict(first)
+        if trial:
+            for module in subspace.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.reset_parameters()
+        loss = _descend(subspace, images, beta, generator)
+        if loss < best:
+            best, kept = loss, {name: value.clone() for name, value in subspace.state_dict().items()}
+    subspace.load_state_dict(kept)
+
+
+class _Statistics(NamedTuple):
+    """Of M particles: posterior of the coefficients, 2 G and 2 (h - G of the mean), and a first latent."""
+
+    known: Coefficients
+    precision: Tensor
+    right: Tensor
+    start: Tensor
+
+
+def _descend(subspace: Subspace, images: _Statistics, beta: float, generator: torch.Generator) -> float:
+    """Minimise the objective; returns it, averaged over the last steps."""
+    optimizer = torch.optim.Adam(subspace.parameters(), lr=_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+    n, last = len(images.start), []
+    for step in range(_STEPS):
+        chosen = torch.randint(n, (min(_BATCH, n),), generator=generator)
+        mean, logvar = subspace.infer(Coefficients(*(part[chosen] for part in images.known)))
+        z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
+        c = subspace.decode(z)
+        quadratic = (c.unsqueeze(1) @ images.precision[chosen] @ c.unsqueeze(2)).flatten()
+        misfit = 0.5 * quadratic - (images.right[chosen] * c).sum(1)
+        kl = 0.5 * (mean.square() + logvar.exp() - logvar - 1).sum(1)
+        loss = (misfit + beta * kl).mean()
+        if step >= 0.9 * _STEPS:
+            last.append(float(loss.detach()))
+        led = max(0.0, 1 - step / (_LED * _STEPS))
+        if led:
+            loss = loss + 10 * led * (mean - images.start[chosen]).square().sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return sum(last) / len(last)
