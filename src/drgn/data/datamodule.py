@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from drgn.data.dataset import Batches, ParticleDataset, require_poses
 from drgn.data.fields import default_box_size, fields_of, require_box_size
 from drgn.data.preflight import Report, digest, preflight, require_sound
+from drgn.data.memory import give_back
 from drgn.data.prepared import PreparedStack, prepare
 from drgn.data.progress import CheckProgress, PrepareProgress
 from drgn.errors import InputError
@@ -117,10 +118,12 @@ class ParticleDataModule(pl.LightningDataModule):
 
     @cached_property
     def particles(self) -> Particles:
-        """The particle table."""
+        """The particle table; the columns that are not in it are left in the file."""
         if self._download is not None and not self._path.exists():
             raise InputError(f"{self._path} is not there: {self._download}")
-        return Particles.from_file(self._path, **self._options)  # type: ignore[arg-type]
+        particles = Particles.from_file(self._path, **self._options).leaving_rows()  # type: ignore[arg-type]
+        give_back()
+        return particles
 
     @cached_property
     def box_size(self) -> int:
@@ -176,7 +179,7 @@ class ParticleDataModule(pl.LightningDataModule):
     def prepare(self) -> PreparedStack:
         """Open the prepared stack, making it where it is not there yet, with or without poses."""
         with PrepareProgress() as shown:
-            return prepare(
+            stack = prepare(
                 self.particles,
                 box_size=self.box_size,
                 window=self.window,
@@ -184,11 +187,15 @@ class ParticleDataModule(pl.LightningDataModule):
                 say=shown.say,
                 progress=shown.update,
             )
+        give_back()
+        return stack
 
     @cached_property
     def dataset(self) -> ParticleDataset:
         """The batches of the whole table; the stack must be prepared."""
-        return ParticleDataset(self.particles, self.prepare())
+        dataset = ParticleDataset(self.particles, self.prepare())
+        give_back()
+        return dataset
 
     @cached_property
     def rejected(self) -> list[str]:

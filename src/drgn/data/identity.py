@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from drgn.formats.particles import Particles
 
 FILE = "particles.parquet"
+_GROUP = 1 << 13  # rows
 
 
 class SourceFile(NamedTuple):
@@ -44,7 +45,8 @@ def write(folder: Path, table: pd.DataFrame, stack: NDArray[np.int64], field: ND
         }
     )
     path = folder / FILE
-    frame.to_parquet(path, compression="zstd", index=False)
+    # some rows at a time, and no list of keys that are all different: memory does not grow with their number
+    frame.to_parquet(path, compression="zstd", index=False, row_group_size=_GROUP, use_dictionary=False)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 

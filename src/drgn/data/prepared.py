@@ -45,6 +45,7 @@ from drgn.physics.grids import half_lattice
 _FORMAT = 2  # raised when the content of a prepared stack changes
 _COLUMNS = ["key", "image_path", "image_index", "data_sign", "optics_group"]
 _SAMPLE = 1000  # images that the noise is measured on
+_MAPPED_BYTES = 1 << 25  # of the memory map that a process holds at a time
 _SAMPLE_OF_GROUP = 20  # and at least so many of each optics group, where it has them
 
 
@@ -151,12 +152,17 @@ class PreparedStack:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._map.madvise(mmap.MADV_RANDOM)  # neighbours are not read with an image: they are not its batch
         self.images = np.frombuffer(self._map, dtype=np.float16).reshape(shape)
+        self._mapped = 0  # bytes read since the map was last let go
 
     def __reduce__(self) -> tuple[type["PreparedStack"], tuple[Path]]:
         return PreparedStack, (self.folder,)  # another process maps the file itself
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """Transforms (len(rows), P) complex64."""
+        self._mapped += len(rows) * self.images[0].nbytes
+        if self._mapped > _MAPPED_BYTES:  # the pages stay in the system's cache, not in this process
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._mapped = 0
         return torch.view_as_complex(torch.from_numpy(self.images[rows].astype(np.float32)))
 
     def will_need(self, rows: NDArray[np.int64]) -> None:

@@ -1,0 +1,18 @@
+"""Give back to the system what was freed.
+
+Reading a table takes several times the memory of the table for a moment. What is freed of it stays with the
+process, under whatever comes later, unless it is asked for.
+"""
+
+import ctypes
+from contextlib import suppress
+
+import pyarrow as pa
+
+pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own allocators keep what another thread has freed
+
+
+def give_back() -> None:
+    """Return freed memory to the system; without effect on a system without glibc."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
