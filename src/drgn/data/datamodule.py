@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from drgn.data.dataset import Batches, ParticleDataset, require_poses
 from drgn.data.fields import default_box_size, fields_of, require_box_size
-from drgn.data.preflight import Report, digest, preflight, require_sound
 from drgn.data.memory import give_back
+from drgn.data.preflight import Report, digest, preflight, require_sound
 from drgn.data.prepared import PreparedStack, prepare
 from drgn.data.progress import CheckProgress, PrepareProgress
 from drgn.errors import InputError

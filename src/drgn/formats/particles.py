@@ -218,8 +218,8 @@ class Particles:
         at = pd.Index(keys_of(parsed, source.path)).get_indexer(pd.Index(self.table["key"]))
         if (at < 0).any():
             raise InputError(
-                f"{source.path} has changed since it was read: {self.table['key'][at < 0].iloc[0]} is not in it"
-                " any more; give the file as it was."
+                f"{source.path} has changed since it was read: {self.table['key'][at < 0].iloc[0]} is not in"
+                " it any more; give the file as it was."
             )
         return replace(self, source=replace(source, rows=_rows_at(parsed.source.rows, at), left=False))
 
@@ -307,8 +307,8 @@ class Particles:
         paths = table["image_path"].astype("str")
         before = (table["image_index"] + 1).astype("str").str.zfill(6) + "@" + paths
         table["original_image"] = table["original_image"].where(table["original_image"] != "", before)
-        table["image_path"] = pd.Categorical.from_codes(np.zeros(n, np.int8), [os.path.abspath(path)])
-        table["image_index"] = np.arange(n)
+        table["image_path"], table["image_index"] = os.path.abspath(path), np.arange(n)
+        table["image_path"] = table["image_path"].astype("category")
         source = self.with_rows().source
         rows = source.rows
         if source.kind == "star":
