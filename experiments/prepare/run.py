@@ -44,6 +44,7 @@ from drgn.run import build_reconstructor
 
 HERE = Path(__file__).parent
 PIXEL_A = 3.0
+WHAT = {32: ("prepare", "preflight", "train"), 64: ("prepare", "train")}  # whose memory, by training box
 
 
 def make(folder: Path, n: int, size: int) -> Path:
@@ -142,7 +143,7 @@ def data_of(star: Path, box_size: int, batch: int) -> ParticleDataModule:
         particles=star,
         box_size=box_size,
         batch_size=batch,
-        cache=star.parent / "prepared",
+        cache=star.with_suffix(".prepared"),
         preflight=False,
     )
 
@@ -191,15 +192,10 @@ def child(what: str, star: Path, box_size: int, batch: int) -> None:
 
 def memory(folder: Path, what: str, n: int, size: int, box_size: int, batch: int) -> dict[str, float]:
     """Peaks of a child process."""
-    command = [
-        sys.executable,
-        __file__,
-        "--child",
-        what,
-        str(make(folder, n, size)),
-        str(box_size),
-        str(batch),
-    ]
+    star = make(folder, n, size)
+    if what == "prepare":
+        shutil.rmtree(star.with_suffix(".prepared"), ignore_errors=True)
+    command = [sys.executable, __file__, "--child", what, str(star), str(box_size), str(batch)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -243,7 +239,7 @@ def measure_speed(given: argparse.Namespace, folder: Path, size: int, box_size: 
 
 def measure_memory(given: argparse.Namespace, folder: Path, size: int, box_size: int) -> dict[str, float]:
     results: dict[str, float] = {}
-    for what in ("prepare", "preflight", "train"):
+    for what in WHAT[box_size]:
         private, all_of_it = [], []
         for n in given.particles:
             peak = memory(folder, what, n, size, box_size, given.batch)
@@ -292,8 +288,8 @@ def report(results: dict[str, float], given: argparse.Namespace) -> list[str]:
         "",
         "## Speed",
         "",
-        "MB of source images per second: median (least to most). The copy reads and writes the whole file; all",
-        "wait for the disk. Cold: the file was dropped from the page cache before.",
+        "MB of source images per second: median (least to most). The copy reads and writes the whole file;",
+        "all wait for the disk. Cold: the file was dropped from the page cache before.",
         "Expected: drgn at 70 % of the copy or, where the FFT bounds it, 5 times `cryodrgn downsample`.",
         "",
         "| images | cache | copy | drgn | cryodrgn | drgn of copy | drgn over cryodrgn |",
@@ -302,12 +298,12 @@ def report(results: dict[str, float], given: argparse.Namespace) -> list[str]:
     for size, box_size in ((128, 64), (256, 128)):
         for state in ("cold", "warm"):
             name = f"box{size}to{box_size}_{state}"
-            rates = []
+            rates, n = [], value(f"{name}.drgn.images")
             for program in ("copy", "drgn", "cryodrgn"):
                 key = f"{name}.{program}.MB_per_s"
                 rates.append(f"{value(key)} ({value(key + '_min')} to {value(key + '_max')})")
             lines.append(
-                f"| {value(f'{name}.drgn.images')} of {size} px to {box_size} | {state} | {' | '.join(rates)} |"
+                f"| {n} of {size} px to {box_size} | {state} | {' | '.join(rates)} |"
                 f" {value(f'{name}.drgn.over_copy', 2)} | {value(f'{name}.drgn.over_cryodrgn', 1)} |"
             )
     lines += [
@@ -315,26 +311,25 @@ def report(results: dict[str, float], given: argparse.Namespace) -> list[str]:
         "## Peak memory",
         "",
         "Private memory (RssAnon) is what a process holds; resident memory (VmRSS) counts also the pages of",
-        "files that it has mapped: libraries and a part of the prepared stack. MB. Expected: growth within 10 %.",
-        "The preflight is measured apart because images of noise do not pass it.",
+        "files that it has mapped: libraries and a part of the prepared stack. MB. The preflight is measured",
+        "apart because images of noise do not pass it. Expected: growth within 10 %.",
         "",
         "| what | particles | reading the star | private | resident | table |",
         "|---|---|---|---|---|---|",
     ]
     few, many = given.particles
     for size, box_size in ((64, 32), (128, 64)):
-        for what in ("prepare", "preflight", "train"):
+        for what in WHAT[box_size]:
             name = f"{what}{box_size}"
             for n in (few, many):
                 numbers = [
                     value(f"{name}_n{n}.drgn.{key}_MB") for key in ("reading", "private", "resident", "table")
                 ]
                 lines.append(f"| {what}, {size} px to {box_size} | {n:,} | {' | '.join(numbers)} |")
-            growth = [
-                f"{results.get(f'{name}.drgn.{key}_growth', float('nan')):+.1%}"
-                for key in ("private", "resident")
-            ]
-            lines.append(f"| | growth | | {growth[0]} | {growth[1]} | |")
+            private, resident = (
+                results.get(f"{name}.drgn.{key}_growth", float("nan")) for key in ("private", "resident")
+            )
+            lines.append(f"| | growth | | {private:+.1%} | {resident:+.1%} | |")
     lines += [
         "",
         f"## Waiting for images, 256x3, batch {given.batch}, bf16, from a cold prepared stack",

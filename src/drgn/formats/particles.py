@@ -346,7 +346,7 @@ class Particles:
         return ImageReader(self.table["image_path"], self.table["image_index"].to_numpy())
 
 
-def _rows_at(original: Any, rows: NDArray[np.integer[Any]]) -> Any:
+def _rows_at(original: Any, rows: Rows) -> Any:
     """Original rows (a frame, records or None) at some places."""
     if isinstance(original, pd.DataFrame):
         return original.iloc[rows].reset_index(drop=True)
