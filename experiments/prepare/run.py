@@ -186,8 +186,13 @@ def child(what: str, star: Path, box_size: int, batch: int) -> None:
             for _ in data.train_dataloader():
                 pass
     table = data.particles.table.memory_usage(deep=True).sum() / 1e6
-    found = {"private_MB": peak.private_MB, "resident_MB": peak.all_MB, "table_MB": table}
-    print(json.dumps({**found, "reading_MB": reading.private_MB}))
+    found = {
+        "reading_MB": reading.private_MB,
+        "private_MB": max(reading.private_MB, peak.private_MB),
+        "resident_MB": max(reading.all_MB, peak.all_MB),
+        "table_MB": table,
+    }
+    print(json.dumps(found))
 
 
 def memory(folder: Path, what: str, n: int, size: int, box_size: int, batch: int) -> dict[str, float]:
