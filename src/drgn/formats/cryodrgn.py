@@ -163,7 +163,7 @@ def read_ctf(path: StrPath, n: int | None, particles: str, box_size_px: NDArray[
     n None: as many as there are.
 
     The table may have been made for the images at another binning: its pixel size is multiplied by its box
-    over `box_size_px` (0 where unknown: no change). An .npz holds it as `ctf` and may add `dose` (A^2; the
+    over `box_size_px`. Where that is unknown (0), box and pixel size are those of the table. An .npz holds it as `ctf` and may add `dose` (A^2; the
     amplitude weight exp(-4 dose s^2) is the B-factor 16 dose), `scale` and `particle` (the physical particle
     that the image shows).
 
@@ -191,6 +191,7 @@ def read_ctf(path: StrPath, n: int | None, particles: str, box_size_px: NDArray[
         check_finite(values[:, number], name, column)
         columns[column] = values[:, number]
     box = columns.pop("box_size_px")
+    columns["box_size_px"] = np.where(box_size_px > 0, box_size_px, box).astype(np.int64)
     columns["pixel_size_A"] = columns["pixel_size_A"] * np.where(
         box_size_px > 0, box / np.maximum(box_size_px, 1), 1.0
     )

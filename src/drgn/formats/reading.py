@@ -77,7 +77,7 @@ def read_particles(
     if poses is not None and not _is_table(poses):
         rotation, fraction = cryodrgn.read_poses(poses, n, name)
         columns["shift_x_A"] = columns["shift_y_A"] = 0.0
-        shift_px = None if fraction is None else fraction * _boxes_px(box, columns, source)[:, None]
+        shift_px = None if fraction is None else fraction * _boxes_px(columns, source)[:, None]
     if shift_px is not None:
         shift_A = shift_px * np.broadcast_to(columns["pixel_size_A"], n)[:, None]
         shift_A[shift_px == 0] = 0.0  # also where the pixel size is unknown
@@ -272,10 +272,11 @@ def _check_values(table: pd.DataFrame, path: str) -> None:
         )
 
 
-def _boxes_px(box: NDArray[np.int64], columns: dict[str, Any], source: Source) -> NDArray[np.float64]:
+def _boxes_px(columns: dict[str, Any], source: Source) -> NDArray[np.float64]:
     """Return the boxes that shifts in fractions of them need, or raise the error of the stack not found."""
-    unknown = np.flatnonzero(box == 0)
+    box = columns["box_size_px"]
+    unknown = np.flatnonzero(box <= 0)
     if len(unknown):
         row = int(unknown[0])
         raise missing_stack(str(columns["image_path"].iloc[row]), source.path, row, source.datadir)
-    return box.astype(np.float64)
+    return np.asarray(box, dtype=np.float64)
