@@ -110,8 +110,9 @@ def test_only_images_of_the_usual_pixel_size_are_checked_and_that_is_said(partic
     assert report.faults == []
     n, others = (table.index % 3 != 1).sum(), (table.index % 3 == 1).sum()
     assert report.n == n
-    assert f"only the {n:,} images of 32 px at {PIXEL_A:.5g} A are checked, and not the {others:,}" in (
-        report.warnings[0]
+    assert (
+        f"only the {n:,} images of 32 px at {PIXEL_A:.5g} A are checked, and not the {others:,}"
+        in (report.warnings[0])
     )
     # the row before is that of the file, whatever its pixel size
     rolled = replace(planted(particles, roll=1), table=table)

@@ -247,7 +247,7 @@ def test_original_columns_left_in_the_file_are_found_by_key(tmp_path, make_star,
         make_star({name: values[:3] for name, values in columns.items()})
     else:
         write_records(path, records[:3])
-    with pytest.raises(InputError, match="has changed since it was read: .* is not in it any more"):
+    with pytest.raises(InputError, match=r"has changed since it was read: .* is not in it any more"):
         lean.save(tmp_path / f"lean.{kind}")
 
 

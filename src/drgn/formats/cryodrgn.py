@@ -163,9 +163,9 @@ def read_ctf(path: StrPath, n: int | None, particles: str, box_size_px: NDArray[
     n None: as many as there are.
 
     The table may have been made for the images at another binning: its pixel size is multiplied by its box
-    over `box_size_px`. Where that is unknown (0), box and pixel size are those of the table. An .npz holds it as `ctf` and may add `dose` (A^2; the
-    amplitude weight exp(-4 dose s^2) is the B-factor 16 dose), `scale` and `particle` (the physical particle
-    that the image shows).
+    over `box_size_px`. Where that is unknown (0), box and pixel size are those of the table. An .npz holds it
+    as `ctf` and may add `dose` (A^2; the amplitude weight exp(-4 dose s^2) is the B-factor 16 dose), `scale`
+    and `particle` (the physical particle that the image shows).
 
     Raises
     ------
