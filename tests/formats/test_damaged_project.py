@@ -1,4 +1,4 @@
-"""What goes wrong with the files of a project, each with its sentence: a star, its stack, and poses beside it."""
+"""What goes wrong with the files of a project (a star, its stack, poses), each with its sentence."""
 
 import os
 
@@ -65,7 +65,7 @@ def test_a_phase_shift_missing(project):
     with pytest.raises(InputError, match="line 13: 5 values where block data_particles has 6 columns"):
         read(project, [*ROWS[:3], missing, *ROWS[4:]])
     for word in ("<NA>", '""', "None"):
-        with pytest.raises(InputError, match="particle row 4: rlnPhaseShift is .*, where a finite number"):
+        with pytest.raises(InputError, match=r"particle row 4: rlnPhaseShift is .*, where a finite number"):
             read(project, [*ROWS[:3], f"{missing} {word}", *ROWS[4:]])
 
 
