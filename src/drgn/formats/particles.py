@@ -159,6 +159,11 @@ class Particles:
             )
         return float(sizes[0])
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of which particles these are, whatever their order."""
+        return f"{int(pd.util.hash_pandas_object(self.table['key'], index=False).to_numpy().sum()):016x}"
+
     def rows_of(self, selection: StrPath | Rows) -> NDArray[np.int64]:
         """Return which rows of this table a selection means.
 
