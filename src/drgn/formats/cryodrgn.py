@@ -212,7 +212,8 @@ def read_indices(path: StrPath) -> NDArray[np.int64]:
     suffix = Path(name).suffix
     try:
         if suffix == ".npy":
-            loaded = np.load(name, allow_pickle=False)
+            with open(name, "rb") as file:
+                loaded = np.lib.format.read_array(file, allow_pickle=False)
         elif suffix == ".txt":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of an empty file, which is reported below
@@ -223,7 +224,7 @@ def read_indices(path: StrPath) -> NDArray[np.int64]:
             raise InputError(f"{name} is not an index file: .pkl, .npy or .txt is expected.")
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file can raise nearly anything
         raise InputError(f"{name} cannot be read as row indices ({error}).") from error
     if loaded.ndim == 1 and loaded.dtype.kind == "f" and (loaded == np.round(loaded)).all():
         loaded = loaded.astype(np.int64)
@@ -328,9 +329,9 @@ def write_cryodrgn(
 
 def _load_npz(path: str) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays}
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged archive can raise nearly anything
         raise InputError(f"{path} cannot be read as an .npz file ({error}).") from error
 
 
