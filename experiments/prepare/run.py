@@ -200,7 +200,11 @@ def memory(folder: Path, what: str, n: int, size: int, box_size: int, batch: int
     star = make(folder, n, size)
     if what == "prepare":
         shutil.rmtree(star.with_suffix(".prepared"), ignore_errors=True)
-    command = [sys.executable, __file__, "--child", what, str(star), str(box_size), str(batch)]
+    # drgn is imported first, as in the program
+    start = (
+        "import drgn, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", start, __file__, "--child", what, str(star), str(box_size), str(batch)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result

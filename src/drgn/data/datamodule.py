@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader
 
 from drgn.data.dataset import Batches, ParticleDataset, require_poses
 from drgn.data.fields import default_box_size, fields_of, require_box_size
-from drgn.data.memory import give_back
 from drgn.data.preflight import Report, digest, preflight, require_sound
 from drgn.data.prepared import PreparedStack, prepare
 from drgn.data.progress import CheckProgress, PrepareProgress
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
+from drgn.formats.memory import give_back
 from drgn.formats.mrc import read_cubic
 from drgn.formats.particles import Particles
 from drgn.physics.imaging import Batch
@@ -227,6 +227,7 @@ class ParticleDataModule(pl.LightningDataModule):
         size = self.batch_size if seed is not None else max(self.batch_size, 64)
         group = self.dataset.group.numpy()[rows]
         sampler = Batches(rows, group, size, seed, rank, world, self.dataset.will_need)
+        give_back()
         return DataLoader(
             self.dataset,
             batch_size=None,

@@ -18,6 +18,7 @@ import pyarrow.csv
 from drgn import __version__
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
+from drgn.formats.memory import give_back
 from drgn.formats.star_values import MARK, column_of, words_from, words_of
 
 # columns that stay text even where all their values look like numbers
@@ -69,6 +70,8 @@ def read_blocks(path: str | os.PathLike[str]) -> dict[str, pd.DataFrame]:
                     f"a second block data_{block.name}, with other values; name it otherwise or remove it"
                 )
             blocks.setdefault(block.name, frame)
+            del block, frame
+        give_back()  # the words
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error}).") from error
     return blocks

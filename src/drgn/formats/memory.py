@@ -7,10 +7,6 @@ process, under whatever comes later, unless it is asked for.
 import ctypes
 from contextlib import suppress
 
-import pyarrow as pa
-
-pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own allocators keep what another thread has freed
-
 
 def give_back() -> None:
     """Return freed memory to the system; without effect on a system without glibc."""
