@@ -104,9 +104,9 @@ def test_the_hand_and_the_sign_are_told_by_a_consensus_map(particles, consensus)
 
 
 def test_only_images_of_the_usual_pixel_size_are_checked_and_that_is_said(particles):
-    table = particles.table.copy()
-    table.loc[table.index % 3 == 1, "pixel_size_A"] *= 1.5
-    report = preflight(replace(particles, table=table))
+    table = particles.table
+    pixel_A = table["pixel_size_A"].where(table.index % 3 != 1, 1.5 * PIXEL_A)
+    report = preflight(planted(particles, pixel_size_A=pixel_A))
     assert report.faults == []
     n, others = (table.index % 3 != 1).sum(), (table.index % 3 == 1).sum()
     assert report.n == n
@@ -115,7 +115,7 @@ def test_only_images_of_the_usual_pixel_size_are_checked_and_that_is_said(partic
         in (report.warnings[0])
     )
     # the row before is that of the file, whatever its pixel size
-    rolled = replace(planted(particles, roll=1), table=table)
+    rolled = planted(particles, roll=1, pixel_size_A=pixel_A)
     assert "pose of the row after it" in preflight(rolled).faults[0]
 
 
