@@ -5,6 +5,7 @@ the file. How long it is stands in state.json, which is written only after the i
 the disk.
 """
 
+import dataclasses
 import errno
 import json
 import os
@@ -17,7 +18,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from dataclasses import field as field_
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -97,7 +97,7 @@ class Plan:
     transforms: list[FieldTransform]
     field: NDArray[np.int64]
     scale: NDArray[np.float32]
-    _kept: threading.local = field_(default_factory=threading.local)  # buffers of each thread
+    _kept: threading.local = dataclasses.field(default_factory=threading.local)  # buffers of each thread
 
     def __len__(self) -> int:
         return len(self.field)

@@ -45,7 +45,8 @@ from drgn.physics.grids import half_lattice
 
 _FORMAT = 2  # raised when the content of a prepared stack changes
 _SAMPLE = 1000  # images that the noise is measured on
-_MAPPED_BYTES = 1 << 24  # of the memory map that a process holds at a time
+_FAULT_BYTES = 1 << 16  # the system maps so much of what it has in its cache around a page that is touched
+_MAPPED_BYTES = 1 << 25  # of the memory map that a process holds at a time
 _SAMPLE_OF_GROUP = 20  # and at least so many of each optics group, where it has them
 
 
@@ -161,7 +162,7 @@ class PreparedStack:
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """Transforms (len(rows), P) complex64."""
-        self._mapped += len(rows) * (self.images[0].nbytes + mmap.PAGESIZE)
+        self._mapped += len(rows) * (self.images[0].nbytes + _FAULT_BYTES)
         if self._mapped > _MAPPED_BYTES:  # the pages stay in the system's cache, not in this process
             self._map.madvise(mmap.MADV_DONTNEED)
             self._mapped = 0
