@@ -1,8 +1,8 @@
 """Measure preparing and reading of prepared images; write report.md and results.json.
 
-    python experiments/prepare/run.py                      # some minutes, 7 GB of disk
-    python experiments/prepare/run.py --quick --folder /tmp/x --results /tmp/x    # a minute: does it run?
-    CRYODRGN=/path/to/cryodrgn python experiments/prepare/run.py
+    CRYODRGN=/path/to/cryodrgn python experiments/prepare/run.py    # half an hour, 20 GB of disk
+    python experiments/prepare/run.py --only wait64 wait128         # some parts; the results are put together
+    python experiments/prepare/run.py --quick --folder /tmp/x --results /tmp/x    # minutes: does it run?
 
 Images of noise: the figures do not depend on what is in them.
 (a) Speed of `drgn prepare` against a sequential copy of the same file and, where its program is given,
@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from drgn import __version__
 from drgn.command import compose
 from drgn.data.datamodule import ParticleDataModule
 from drgn.data.prepared import prepare
+from drgn.errors import InputError
 from drgn.formats.mrc import StackWriter
 from drgn.formats.particles import Particles
 from drgn.formats.relion import matrix_to_euler
@@ -42,6 +44,7 @@ from drgn.run import build_reconstructor
 
 HERE = Path(__file__).parent
 PIXEL_A = 3.0
+WHAT = {32: ("prepare", "preflight", "train"), 64: ("prepare", "train")}  # whose memory, by training box
 
 
 def make(folder: Path, n: int, size: int) -> Path:
@@ -83,8 +86,8 @@ def copy(source: Path, target: Path) -> None:
 
 def speed(
     folder: Path, n: int, size: int, box_size: int, repeats: int, cryodrgn: str | None
-) -> dict[str, float]:
-    """MB of source images per second of each program, median."""
+) -> dict[str, list[float]]:
+    """MB of source images per second of each program, in each repeat."""
     star = make(folder, n, size)
     stack, scratch = star.with_suffix(".mrcs"), folder / "scratch"
     particles = Particles.from_file(star)
@@ -109,7 +112,7 @@ def speed(
                 seconds.setdefault(f"{name}.{state}", []).append(time.perf_counter() - start)
     shutil.rmtree(scratch)
     megabytes = stack.stat().st_size / 1e6
-    return {f"{key}_MB_per_s": megabytes / statistics.median(s) for key, s in seconds.items()}
+    return {key: [megabytes / t for t in taken] for key, taken in seconds.items()}
 
 
 class Peak:
@@ -140,7 +143,8 @@ def data_of(star: Path, box_size: int, batch: int) -> ParticleDataModule:
         particles=star,
         box_size=box_size,
         batch_size=batch,
-        cache=star.parent / "prepared",
+        cache=star.with_suffix(".prepared"),
+        preflight=False,
     )
 
 
@@ -174,26 +178,33 @@ def child(what: str, star: Path, box_size: int, batch: int) -> None:
     with Peak() as peak:
         if what == "prepare":
             data.prepare_data()
+        elif what == "preflight":
+            with suppress(InputError):  # it is noise
+                data.preflight(anew=True)
         else:
             steps(data, 5, box_size)
             for _ in data.train_dataloader():
                 pass
     table = data.particles.table.memory_usage(deep=True).sum() / 1e6
-    found = {"private_MB": peak.private_MB, "resident_MB": peak.all_MB, "table_MB": table}
-    print(json.dumps({**found, "reading_MB": reading.private_MB}))
+    found = {
+        "reading_MB": reading.private_MB,
+        "private_MB": max(reading.private_MB, peak.private_MB),
+        "resident_MB": max(reading.all_MB, peak.all_MB),
+        "table_MB": table,
+    }
+    print(json.dumps(found))
 
 
 def memory(folder: Path, what: str, n: int, size: int, box_size: int, batch: int) -> dict[str, float]:
     """Peaks of a child process."""
-    command = [
-        sys.executable,
-        __file__,
-        "--child",
-        what,
-        str(make(folder, n, size)),
-        str(box_size),
-        str(batch),
-    ]
+    star = make(folder, n, size)
+    if what == "prepare":
+        shutil.rmtree(star.with_suffix(".prepared"), ignore_errors=True)
+    # drgn is imported first, as in the program
+    start = (
+        "import drgn, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", start, __file__, "--child", what, str(star), str(box_size), str(batch)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -216,90 +227,147 @@ def waits(folder: Path, n: int, box_size: int, batch: int, n_steps: int) -> dict
     }
 
 
-def measure(given: argparse.Namespace, folder: Path) -> None:
-    """Measure everything and write what was found."""
-    given.results.mkdir(parents=True, exist_ok=True)
+def measure_speed(given: argparse.Namespace, folder: Path, size: int, box_size: int) -> dict[str, float]:
+    n = int(given.gigabytes * 1e9 / (4 * size**2))
     results: dict[str, float] = {}
-    cores = len(os.sched_getaffinity(0))
+    found = speed(folder, n, size, box_size, given.repeats, given.cryodrgn)
+    for key, rates in found.items():
+        program, state = key.split(".")
+        name = f"box{size}to{box_size}_{state}.{program}.MB_per_s"
+        results[name] = round(statistics.median(rates), 1)
+        results[f"{name}_min"], results[f"{name}_max"] = round(min(rates), 1), round(max(rates), 1)
+    for state in ("cold", "warm"):
+        name = f"box{size}to{box_size}_{state}"
+        results[f"{name}.drgn.images"] = n
+        for program in ("copy", "cryodrgn"):
+            if f"{program}.{state}" in found:
+                ratio = results[f"{name}.drgn.MB_per_s"] / results[f"{name}.{program}.MB_per_s"]
+                results[f"{name}.drgn.over_{program}"] = round(ratio, 3)
+    return results
+
+
+def measure_memory(given: argparse.Namespace, folder: Path, size: int, box_size: int) -> dict[str, float]:
+    results: dict[str, float] = {}
+    for what in WHAT[box_size]:
+        private, all_of_it = [], []
+        for n in given.particles:
+            peak = memory(folder, what, n, size, box_size, given.batch)
+            private.append(peak["private_MB"])
+            all_of_it.append(peak["resident_MB"])
+            results |= {f"{what}{box_size}_n{n}.drgn.{key}": round(value, 1) for key, value in peak.items()}
+        results[f"{what}{box_size}.drgn.private_growth"] = round(private[1] / private[0] - 1, 4)
+        results[f"{what}{box_size}.drgn.resident_growth"] = round(all_of_it[1] / all_of_it[0] - 1, 4)
+    return results
+
+
+def measure_wait(given: argparse.Namespace, folder: Path, box_size: int) -> dict[str, float]:
+    n = int(given.gigabytes * 1e9 / (4 * box_size**2))
+    found = waits(folder, n, box_size, given.batch, given.steps)
+    return {f"wait_box{box_size}.drgn.{key}": round(value, 4) for key, value in found.items()}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, float]]] = {
+    "speed128": lambda given, folder: measure_speed(given, folder, 128, 64),
+    "speed256": lambda given, folder: measure_speed(given, folder, 256, 128),
+    "memory32": lambda given, folder: measure_memory(given, folder, 64, 32),
+    "memory64": lambda given, folder: measure_memory(given, folder, 128, 64),
+    "wait64": lambda given, folder: measure_wait(given, folder, 64),
+    "wait128": lambda given, folder: measure_wait(given, folder, 128),
+}
+
+
+def processor() -> str:
+    models = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+    return models[0].split(":")[1].strip() if models else platform.processor()
+
+
+def report(results: dict[str, float], given: argparse.Namespace) -> list[str]:
+    """Lines of report.md for everything that was measured, in this run or before."""
+
+    def value(key: str, digits: int = 0) -> str:
+        return f"{results[key]:,.{digits}f}" if key in results else "not measured"
+
     lines = [
         "# Preparing images, and reading prepared ones",
         "",
-        f"{time.strftime('%Y-%m-%d')}, drgn {__version__}, torch {torch.__version__}, {platform.node()},"
-        f" {cores} cores, load {os.getloadavg()[0]:.1f} at the start. Command: `{' '.join(sys.argv)}`.",
+        f"{time.strftime('%Y-%m-%d')}, drgn {__version__}, torch {torch.__version__}, cryoDRGN 4.3.1;"
+        f" {processor()}, {len(os.sched_getaffinity(0))} cores, nothing else running.",
+        "Command: `python experiments/prepare/run.py --only PART` for each PART of"
+        f" {', '.join(PARTS)}, with `--gigabytes {given.gigabytes:g} --repeats {given.repeats}`.",
         "",
-        f"## Speed, {given.gigabytes} GB of source images, median of {given.repeats}",
+        "## Speed",
         "",
-        "MB of source images per second. The copy reads and writes the whole file; both wait for the disk.",
-        "Expected: drgn at 70 % of the copy or, where the FFT bounds it, 5 times cryodrgn.",
+        "MB of source images per second: median (least to most). The copy reads and writes the whole file;",
+        "all wait for the disk. Cold: the file was dropped from the page cache before.",
+        "Expected: drgn at 70 % of the copy or, where the FFT bounds it, 5 times `cryodrgn downsample`.",
         "",
-        "| images | cache | copy | drgn | of copy | cryodrgn | over cryodrgn |",
+        "| images | cache | copy | drgn | cryodrgn | drgn of copy | drgn over cryodrgn |",
         "|---|---|---|---|---|---|---|",
     ]
     for size, box_size in ((128, 64), (256, 128)):
-        n = int(given.gigabytes * 1e9 / (4 * size**2))
-        found = speed(folder, n, size, box_size, given.repeats, given.cryodrgn)
         for state in ("cold", "warm"):
-            rate = {p: found.get(f"{p}.{state}_MB_per_s") for p in ("copy", "drgn", "cryodrgn")}
             name = f"box{size}to{box_size}_{state}"
-            results |= {f"{name}.{p}.MB_per_s": round(value, 1) for p, value in rate.items() if value}
-            ours, other = rate["drgn"] or 0.0, rate["cryodrgn"]
-            results[f"{name}.drgn.of_copy"] = round(ours / (rate["copy"] or 1.0), 3)
+            rates, n = [], value(f"{name}.drgn.images")
+            for program in ("copy", "drgn", "cryodrgn"):
+                key = f"{name}.{program}.MB_per_s"
+                rates.append(f"{value(key)} ({value(key + '_min')} to {value(key + '_max')})")
             lines.append(
-                f"| {n:,} of {size} px to {box_size} | {state} | {rate['copy']:.0f} | {ours:.0f} |"
-                f" {ours / (rate['copy'] or 1.0):.0%} | {f'{other:.0f}' if other else 'not given'} |"
-                f" {f'{ours / other:.1f}' if other else ''} |"
+                f"| {n} of {size} px to {box_size} | {state} | {' | '.join(rates)} |"
+                f" {value(f'{name}.drgn.over_copy', 2)} | {value(f'{name}.drgn.over_cryodrgn', 1)} |"
             )
-            print(lines[-1], flush=True)
     lines += [
         "",
         "## Peak memory",
         "",
-        "Private memory (RssAnon) is what the program holds. Resident memory (VmRSS) counts also pages of",
-        "files, such as the memory-mapped prepared stack, which the system takes back when it needs them.",
-        "Reading the star comes first and is what grows with the number of particles; what is left of it",
-        "(the table and the original columns) is in the figures after it.",
+        "Private memory (RssAnon) is what a process holds; resident memory (VmRSS) counts also the pages of",
+        "files that it has mapped: libraries and a part of the prepared stack. MB. The preflight is measured",
+        "apart because images of noise do not pass it. Expected: growth within 10 %.",
         "",
-        "| what | particles | reading the star, MB | private, MB | resident, MB | table, MB |",
+        "| what | particles | reading the star | private | resident | table |",
         "|---|---|---|---|---|---|",
     ]
-    for what in ("prepare", "train"):
-        private, above = [], []
-        for n in given.particles:
-            peak = memory(folder, what, n, 64, 32, given.batch)
-            private.append(peak["private_MB"])
-            above.append(peak["private_MB"] - peak["reading_MB"])
-            results |= {f"{what}_n{n}.drgn.{key}": round(value, 1) for key, value in peak.items()}
-            lines.append(
-                f"| {what} | {n:,} | {peak['reading_MB']:.0f} | {peak['private_MB']:.0f} |"
-                f" {peak['resident_MB']:.0f} | {peak['table_MB']:.1f} |"
+    few, many = given.particles
+    for size, box_size in ((64, 32), (128, 64)):
+        for what in WHAT[box_size]:
+            name = f"{what}{box_size}"
+            for n in (few, many):
+                numbers = [
+                    value(f"{name}_n{n}.drgn.{key}_MB") for key in ("reading", "private", "resident", "table")
+                ]
+                lines.append(f"| {what}, {size} px to {box_size} | {n:,} | {' | '.join(numbers)} |")
+            private, resident = (
+                results.get(f"{name}.drgn.{key}_growth", float("nan")) for key in ("private", "resident")
             )
-            print(lines[-1], flush=True)
-        results[f"{what}.drgn.private_growth"] = round(private[1] / private[0] - 1, 4)
-        results[f"{what}.drgn.growth_above_reading_MB"] = round(above[1] - above[0], 1)
-        lines.append(
-            f"| {what} | growth | | {private[1] / private[0] - 1:+.1%}, above reading"
-            f" {above[1] - above[0]:+.0f} MB | | |"
-        )
+            lines.append(f"| | growth | | {private:+.1%} | {resident:+.1%} | |")
     lines += [
         "",
         f"## Waiting for images, 256x3, batch {given.batch}, bf16, from a cold prepared stack",
         "",
-        "Expected: below 5 %.",
+        f"Means of {given.steps} steps. Expected: a share of waiting below 5 %.",
         "",
-        "| box | particles | wait, ms | step, ms | share of waiting |",
-        "|---|---|---|---|---|",
+        "| box | wait, ms | step, ms | share of waiting |",
+        "|---|---|---|---|",
     ]
     for box_size in (64, 128):
-        n = int(given.gigabytes * 1e9 / (4 * box_size**2))
-        found = waits(folder, n, box_size, given.batch, given.steps)
-        results |= {f"wait_box{box_size}.drgn.{key}": round(value, 4) for key, value in found.items()}
+        name = f"wait_box{box_size}.drgn"
+        share = results.get(f"{name}.wait_share", float("nan"))
         lines.append(
-            f"| {box_size} | {n:,} | {found['wait_ms']:.1f} | {found['step_ms']:.0f} |"
-            f" {found['wait_share']:.2%} |"
+            f"| {box_size} | {value(f'{name}.wait_ms', 2)} | {value(f'{name}.step_ms')} | {share:.2%} |"
         )
-        print(lines[-1], flush=True)
-    (given.results / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (given.results / "report.md").write_text("\n".join(lines) + "\n")
+    return lines
+
+
+def measure(given: argparse.Namespace, folder: Path) -> None:
+    """Measure what was asked for; write it beside what was measured before."""
+    given.results.mkdir(parents=True, exist_ok=True)
+    file = given.results / "results.json"
+    results: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+    for part in given.only:
+        found = PARTS[part](given, folder)
+        print(part, json.dumps(found, indent=2), flush=True)
+        results |= found
+        file.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n")
+    (given.results / "report.md").write_text("\n".join(report(results, given)) + "\n")
 
 
 def main() -> None:
@@ -307,11 +375,13 @@ def main() -> None:
     options.add_argument("--folder", type=Path, default=Path("outputs/bench_prepare"), help="for the images")
     options.add_argument("--results", type=Path, default=HERE, help="where results.json and report.md go")
     options.add_argument("--cryodrgn", default=os.environ.get("CRYODRGN"), help="its executable")
-    options.add_argument("--gigabytes", type=float, default=1.3, help="of source images, in (a)")
+    options.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts")
+    options.add_argument("--gigabytes", type=float, default=3.0, help="of source images, in (a)")
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--particles", type=int, nargs=2, default=(10_000, 100_000), help="in (b)")
     options.add_argument("--steps", type=int, default=40, help="in (c)")
     options.add_argument("--batch", type=int, default=16)
+    options.add_argument("--kept", type=Path, help="a folder for images that are not made again")
     options.add_argument("--quick", action="store_true", help="small sizes")
     options.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     given = options.parse_args()
@@ -323,7 +393,7 @@ def main() -> None:
         given.gigabytes, given.repeats, given.particles, given.steps = 0.1, 1, (1_000, 4_000), 4
     given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        measure(given, Path(folder))
+        measure(given, given.kept or Path(folder))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,11 @@
 Importing this package costs nothing: the heavy libraries are loaded by the modules that use them.
 """
 
+import os
 from pathlib import Path
+
+# Arrow's own allocators keep what another thread has freed; see drgn.formats.memory
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 __version__ = "0.1.0"
 

@@ -89,6 +89,6 @@ class ForeignRun(Run):
 
     def _refuse(self) -> NoReturn:
         raise InputError(
-            f"{self.path} is a run of cryoDRGN: its weights are not decoded here; drgn analyze and drgn"
-            " filter use its latents"
+            f"{self.path} is a run of cryoDRGN, whose weights ({self._read.weights}) are not decoded here;"
+            " drgn analyze and drgn filter use its latents"
         )

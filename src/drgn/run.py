@@ -81,7 +81,13 @@ class Run:
 
     @classmethod
     def create(
-        cls, path: Path, config: Mapping[str, Any], *, box_size: int, pixel_size_A: float, n: int
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        box_size: int,
+        pixel_size_A: float,
+        particles: Particles,
     ) -> Self:
         """Start a run folder, or take one up again, and record what made it."""
         path.mkdir(parents=True, exist_ok=True)
@@ -96,7 +102,8 @@ class Run:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "box_size": box_size,
             "pixel_size_A": pixel_size_A,
-            "n_particles": n,
+            "n_particles": len(particles),
+            "particles": particles.fingerprint,
         }
         run = cls(path, plain, plain.get("trust", ()))
         run.record(**provenance)
@@ -129,7 +136,7 @@ class Run:
         return cls(folder, config, trust)
 
     @staticmethod
-    def require_same(path: Path, config: Mapping[str, Any], *, box_size: int, n: int) -> None:
+    def require_same(path: Path, config: Mapping[str, Any], *, box_size: int, particles: Particles) -> None:
         """Raise an InputError where a folder holds a run that cannot go on with these options.
 
         Learning rate, schedule, trainer and number of epochs may change; the model and its data may not.
@@ -141,7 +148,7 @@ class Run:
         now = {
             **_model_of(json.loads(json.dumps(config, default=str))),
             "box_size": box_size,
-            "n_particles": n,
+            "n_particles": len(particles),
         }
         for key in sorted({**then, **now}, key=lambda name: name.count(".")):
             if then.get(key) != now.get(key):
@@ -149,6 +156,11 @@ class Run:
                     f"output={path} holds a run with {key}={then.get(key)}, which cannot go on with"
                     f" {now.get(key)}: give another output=, or resume=false to start over"
                 )
+        if old.info.get("particles", particles.fingerprint) != particles.fingerprint:
+            raise InputError(
+                f"output={path} holds a run of other particles, if as many, than {particles.source.path} has"
+                " now: give another output=, or resume=false to start over"
+            )
 
     @property
     def name(self) -> str:

@@ -120,7 +120,7 @@ def train(
         for key, node in (("optimizer", optimizer), ("schedule", schedule), ("pixels", pixels))
     ]
     if resume:
-        Run.require_same(output, config, box_size=data.box_size, n=len(particles))
+        Run.require_same(output, config, box_size=data.box_size, particles=particles)
     pl.seed_everything(seed, workers=True, verbose=False)
 
     settings = dict(trainer)
@@ -138,7 +138,7 @@ def train(
         )
     stack = data.dataset.stack.meta
     run = Run.create(
-        output, config, box_size=stack.box_size, pixel_size_A=stack.pixel_size_A, n=len(particles)
+        output, config, box_size=stack.box_size, pixel_size_A=stack.pixel_size_A, particles=particles
     )
     reconstructor = model(
         amplitude=data.dataset.signal_amplitude(data.rows(heldout=False)), density_scale=stack.density_scale

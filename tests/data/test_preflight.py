@@ -103,6 +103,22 @@ def test_the_hand_and_the_sign_are_told_by_a_consensus_map(particles, consensus)
     assert "does not resemble" in preflight(particles, consensus=other).warnings[0]
 
 
+def test_only_images_of_the_usual_pixel_size_are_checked_and_that_is_said(particles):
+    table = particles.table
+    pixel_A = table["pixel_size_A"].where(table.index % 3 != 1, 1.5 * PIXEL_A)
+    report = preflight(planted(particles, pixel_size_A=pixel_A))
+    assert report.faults == []
+    n, others = (table.index % 3 != 1).sum(), (table.index % 3 == 1).sum()
+    assert report.n == n
+    assert (
+        f"only the {n:,} images of 32 px at {PIXEL_A:.5g} A are checked, and not the {others:,}"
+        in (report.warnings[0])
+    )
+    # the row before is that of the file, whatever its pixel size
+    rolled = planted(particles, roll=1, pixel_size_A=pixel_A)
+    assert "pose of the row after it" in preflight(rolled).faults[0]
+
+
 def test_too_few_images_are_a_warning(particles):
     few = particles.select(np.arange(12))
     report = preflight(replace(few, rotation=few.rotation[::-1].copy()))

@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -469,6 +470,22 @@ def test_rows_are_read_in_the_order_asked_for(make_particles, noise, make):
     assert values.dtype == torch.complex64
     assert torch.equal(everything(PreparedStack(stack.folder)), values)
     assert torch.equal(everything(pickle.loads(pickle.dumps(stack))), values)  # as workers get it
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no /proc here")
+def test_only_a_part_of_the_stack_stays_mapped(make_particles, noise, make, monkeypatch):
+    def mapped_kB():
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        at = next(i for i, line in enumerate(lines) if line.endswith(str(stack.folder / "images.f16")))
+        return int(next(line for line in lines[at:] if line.startswith("Rss:")).split()[1])
+
+    stack = make(make_particles(noise(2000, 16)))
+    values = everything(stack)
+    assert mapped_kB() > 500
+    monkeypatch.setattr(prepared, "_MAPPED_BYTES", 100_000)
+    rows = np.arange(200)
+    assert all(torch.equal(stack.read(rows + start), values[rows + start]) for start in range(0, 2000, 200))
+    assert mapped_kB() < 300
 
 
 def test_memory_does_not_grow_with_the_number_of_images(make_particles, noise, make, monkeypatch):

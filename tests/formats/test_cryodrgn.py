@@ -131,7 +131,7 @@ def test_the_pixel_size_follows_the_binning(tmp_path):
     box = np.array([32, 64, 0])
     columns = cryodrgn.read_ctf(dump(tmp_path / "c.pkl", ctf_table()), 3, "x.mrcs", box)
     assert columns["pixel_size_A"].tolist() == [3.0, 1.5, 1.5]
-    assert "box_size_px" not in columns
+    assert columns["box_size_px"].tolist() == [32, 64, 64]  # where it is unknown, the table's own
     assert columns["defocus_v_A"].tolist() == [14000.0] * 3
 
 

@@ -169,8 +169,8 @@ def test_the_sentence_for_a_stack_that_is_not_there(tree):
     assert str(error) == (
         f"{root}/t/p.star, particle row 7: the image stack /old/Extract/a.mrcs was not found (looked in "
         f"/old/Extract, {root}/work/d, {root}/t, {root}/work and the folders above the table, with all its "
-        "folders and with the leading ones taken off; 9998 of the 10000 stacks that the table names were "
-        "found); set dataset.datadir=FOLDER to the folder that holds it."
+        "folders and with the leading ones taken off; the folder d does not exist; 9998 of the 10000 stacks "
+        "that the table names were found); set dataset.datadir=FOLDER to the folder that holds it."
     )
 
 

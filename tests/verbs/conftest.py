@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from drgn.command import compose
+from drgn.formats.particles import Particles
 from drgn.run import Run, build_reconstructor
 from drgn.simulate import simulate
 from drgn.training.encode import Encoded
@@ -38,7 +39,8 @@ def make_run(star, tmp_path_factory):
                 *overrides,
             ],
         )
-        run = Run.create(path, config, box_size=16, pixel_size_A=12.0, n=N)
+        particles = Particles.from_file(star)
+        run = Run.create(path, config, box_size=16, pixel_size_A=12.0, particles=particles)
         torch.manual_seed(zdim)
         model = build_reconstructor(config, box_size=16, n_particles=N)
         weights = {f"reconstructor.{name}": value for name, value in model.state_dict().items()}

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from drgn.analyze import analyze
@@ -82,7 +83,13 @@ def test_its_particles_are_filtered(folder, report, tmp_path, star):
 
 
 def test_what_needs_its_weights_is_a_sentence(folder, tmp_path):
-    with pytest.raises(InputError, match="a run of cryoDRGN: its weights are not decoded here"):
+    with pytest.raises(InputError, match=r"whose weights \(there are no weights\) are not decoded here"):
+        next(Run.open(folder).volumes(np.zeros((1, 3))))
+    torch.save({"decoder.0.weight": torch.zeros(25, 10)}, folder / "weights.4.pkl")
+    with pytest.raises(InputError, match=r"whose weights \(weights\.4\.pkl: decoder, 0\.001 MB\) are not"):
+        next(Run.open(folder).volumes(np.zeros((1, 3))))
+    (folder / "weights.4.pkl").write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"whose weights \(weights\.4\.pkl cannot be read\) are not"):
         next(Run.open(folder).volumes(np.zeros((1, 3))))
     with pytest.raises(InputError, match="a run of cryoDRGN"):
         generate(**{**compose("generate"), "run": folder, "output": tmp_path / "maps"})

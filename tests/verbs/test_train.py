@@ -158,6 +158,13 @@ def test_a_run_does_not_go_on_with_another_model(train_tiny, trained, option, ke
     assert (trained / "config.yaml").read_bytes() == before
 
 
+def test_a_run_does_not_go_on_with_other_particles(train_tiny, trained, toy, tmp_path):
+    (tmp_path / "others.mrcs").write_bytes(toy.with_suffix(".mrcs").read_bytes())
+    (tmp_path / "others.star").write_text(toy.read_text().replace("@particles.mrcs", "@others.mrcs"))
+    with pytest.raises(InputError, match=r"of other particles, if as many, than .*others\.star has now"):
+        train_tiny(f"dataset.particles={tmp_path / 'others.star'}", output=trained)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

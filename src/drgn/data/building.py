@@ -5,11 +5,13 @@ the file. How long it is stands in state.json, which is written only after the i
 the disk.
 """
 
+import dataclasses
 import errno
 import json
 import os
 import resource
 import shutil
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -95,6 +97,7 @@ class Plan:
     transforms: list[FieldTransform]
     field: NDArray[np.int64]
     scale: NDArray[np.float32]
+    _kept: threading.local = dataclasses.field(default_factory=threading.local)  # buffers of each thread
 
     def __len__(self) -> int:
         return len(self.field)
@@ -124,13 +127,21 @@ class Plan:
 
     def variances(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Variance of the background and of everything, of the usable ones among images of one field."""
-        images = torch.from_numpy(self.reader(rows))
+        number = int(self.field[rows[0]])
+        images = self._images(number, rows)
         good = torch.from_numpy(usable(images))
-        return self.transforms[self.field[rows[0]]].variances(images if good.all() else images[good])
+        return self.transforms[number].variances(images if good.all() else images[good])
 
     def _of_field(self, number: int, rows: NDArray[np.int64]) -> tuple[Values, Good]:
-        images = torch.from_numpy(self.reader(rows))
-        return self.transforms[number].prepared(images, self.scale[rows])
+        return self.transforms[number].prepared(self._images(number, rows), self.scale[rows])
+
+    def _images(self, number: int, rows: NDArray[np.int64]) -> Tensor:
+        """Read images of one field into the buffer that this thread has for them."""
+        size = self.transforms[number].original
+        kept = self._kept.__dict__
+        if size not in kept:
+            kept[size] = np.empty((self.chunk, size, size), dtype=np.float32)
+        return torch.from_numpy(self.reader(rows, out=kept[size][: len(rows)]))
 
 
 def threads() -> int:

@@ -38,7 +38,7 @@ def input_counts(particles: Particles, options: Mapping[str, Any]) -> list[tuple
     stacks = table["image_path"].unique()
     held = sum(read_header(path).shape[0] for path in stacks)
     kinds, _, of_kind = box_and_pixel(particles)
-    groups = table["optics_group"].value_counts(sort=False)
+    groups = table["optics_group"].astype("str").value_counts(sort=False)
     lines = [
         ("rows", f"{source.n_rows:,} in {source.path}"),
         ("poses", _given(options.get("poses"), particles.has_poses, source.n_rows)),

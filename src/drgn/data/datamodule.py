@@ -20,6 +20,7 @@ from drgn.data.prepared import PreparedStack, prepare
 from drgn.data.progress import CheckProgress, PrepareProgress
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
+from drgn.formats.memory import give_back
 from drgn.formats.mrc import read_cubic
 from drgn.formats.particles import Particles
 from drgn.physics.imaging import Batch
@@ -117,10 +118,12 @@ class ParticleDataModule(pl.LightningDataModule):
 
     @cached_property
     def particles(self) -> Particles:
-        """The particle table."""
+        """The particle table; the columns that are not in it are left in the file."""
         if self._download is not None and not self._path.exists():
             raise InputError(f"{self._path} is not there: {self._download}")
-        return Particles.from_file(self._path, **self._options)  # type: ignore[arg-type]
+        particles = Particles.from_file(self._path, **self._options).leaving_rows()  # type: ignore[arg-type]
+        give_back()
+        return particles
 
     @cached_property
     def box_size(self) -> int:
@@ -176,7 +179,7 @@ class ParticleDataModule(pl.LightningDataModule):
     def prepare(self) -> PreparedStack:
         """Open the prepared stack, making it where it is not there yet, with or without poses."""
         with PrepareProgress() as shown:
-            return prepare(
+            stack = prepare(
                 self.particles,
                 box_size=self.box_size,
                 window=self.window,
@@ -184,11 +187,15 @@ class ParticleDataModule(pl.LightningDataModule):
                 say=shown.say,
                 progress=shown.update,
             )
+        give_back()
+        return stack
 
     @cached_property
     def dataset(self) -> ParticleDataset:
         """The batches of the whole table; the stack must be prepared."""
-        return ParticleDataset(self.particles, self.prepare())
+        dataset = ParticleDataset(self.particles, self.prepare())
+        give_back()
+        return dataset
 
     @cached_property
     def rejected(self) -> list[str]:
@@ -220,6 +227,7 @@ class ParticleDataModule(pl.LightningDataModule):
         size = self.batch_size if seed is not None else max(self.batch_size, 64)
         group = self.dataset.group.numpy()[rows]
         sampler = Batches(rows, group, size, seed, rank, world, self.dataset.will_need)
+        give_back()
         return DataLoader(
             self.dataset,
             batch_size=None,

@@ -67,12 +67,14 @@ class ParticleDataset(Dataset[Batch]):
         self.frequency_scale = None
         if len(meta.fields) > 1:
             self.frequency_scale = torch.from_numpy(meta.pixel_size_A / pixel_A).float()
+        parameters = np.empty((len(table), len(PARAMETERS)), np.float32)
         if particles.has_ctf:
-            parameters = table[list(PARAMETERS)].to_numpy(np.float64, copy=True)
+            for number, name in enumerate(PARAMETERS):
+                parameters[:, number] = table[name]
         else:  # images without CTF are images with CTF 1: amplitude contrast alone, at no defocus
-            parameters = np.tile([0.0, 0.0, 0.0, 0.0, 300.0, 0.0, 1.0, 0.0, 1.0], (len(table), 1))
-        parameters[:, PARAMETERS.index("ctf_scale")] *= np.array(meta.signal)[field]
-        self.ctf_parameters = torch.tensor(parameters, dtype=torch.float32)
+            parameters[:] = [0.0, 0.0, 0.0, 0.0, 300.0, 0.0, 1.0, 0.0, 1.0]
+        parameters[:, PARAMETERS.index("ctf_scale")] *= np.array(meta.signal, np.float32)[field]
+        self.ctf_parameters = torch.from_numpy(parameters)
         self.premultiplied = torch.from_numpy(table["ctf_premultiplied"].to_numpy(bool).copy())
         self.phase_flipped = torch.from_numpy(table["phase_flipped"].to_numpy(bool).copy())
 

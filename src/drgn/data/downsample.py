@@ -100,11 +100,12 @@ def _described(
     particles: Particles, stack: str, box_size: int, pixel_size_A: NDArray[np.float64]
 ) -> Particles:
     """The particles with the names, box and pixel size of their new images."""
-    table, source = particles.table, particles.source
+    table, source = particles.table, particles.with_rows().source
     number = np.arange(len(table))
     name = _image_name(number, stack)
     original = table["original_image"].mask(
-        table["original_image"] == "", _image_name(table["image_index"].to_numpy(), table["image_path"])
+        table["original_image"] == "",
+        _image_name(table["image_index"].to_numpy(), table["image_path"].astype("str")),
     )
     if source.kind == "star":
         written = source.rows["rlnImageName"]

@@ -1,9 +1,9 @@
 """Which image each row of a prepared stack was made from: key, stack with its size and date, position."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from drgn.formats.particles import Particles
 
 FILE = "particles.parquet"
+_GROUP = 1 << 13  # rows
 
 
 class SourceFile(NamedTuple):
@@ -32,19 +33,35 @@ def source_files(particles: Particles) -> tuple[list[SourceFile], NDArray[np.int
     return files, code.astype(np.int64)
 
 
-def write(folder: Path, table: pd.DataFrame, stack: NDArray[np.int64], field: NDArray[np.int64]) -> None:
-    """Write key, stack, position in it, sign and field of view of each row of a prepared stack."""
+def write(
+    folder: Path,
+    columns: "Mapping[str, pd.Series[Any]]",
+    stack: NDArray[np.int64],
+    field: NDArray[np.int64],
+) -> None:
+    """Write which image each row of a prepared stack is.
+
+    Parameters
+    ----------
+    folder
+        Of the prepared stack.
+    columns
+        `key`, `image_index` and `data_sign` of the particle table, (N,) each.
+    stack, field
+        (N,) number of the stack, and of the field of view.
+    """
     frame = pd.DataFrame(
         {
-            "key": table["key"],
+            "key": columns["key"],
             "stack": stack.astype(np.int32),
-            "image_index": table["image_index"].to_numpy(np.int32),
-            "data_sign": table["data_sign"].to_numpy(np.int8),
+            "image_index": columns["image_index"].to_numpy(np.int32),
+            "data_sign": columns["data_sign"].to_numpy(np.int8),
             "field": field.astype(np.int16),
         }
     )
     path = folder / FILE
-    frame.to_parquet(path, compression="zstd", index=False)
+    # some rows at a time, and no list of keys that are all different: memory does not grow with their number
+    frame.to_parquet(path, compression="zstd", index=False, row_group_size=_GROUP, use_dictionary=False)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from drgn.data.dataset import require_poses
@@ -132,17 +133,24 @@ def preflight(
     Report
         See there; nothing is raised for a fault.
     """
-    particles = _of_one_field(particles)
-    rotation = torch.from_numpy(require_poses(particles).astype(np.float32))
-    shift_A = particles.table[["shift_x_A", "shift_y_A"]].to_numpy(np.float64)
-    pixel_A = particles.pixel_size_A
-    rows = np.unique(np.linspace(0, len(particles) - 1, min(len(particles), limit)).astype(np.int64))
-    sample = Sample(particles, rows, min(_BOX, particles.box_size - particles.box_size % 2))
-    reading = Reading(rotation, torch.from_numpy(shift_A / pixel_A).float(), torch.from_numpy(rows))
-    present = {**_DEFAULTS, **(settings or {})}
+    rotation = require_poses(particles)
     found: dict[str, Any] = {}
     faults: list[str] = []
     warnings: list[str] = []
+    usual = _of_one_field(particles, warnings)
+    rows = usual[np.unique(np.linspace(0, len(usual) - 1, min(len(usual), limit)).astype(np.int64))]
+    # with their neighbours in the file, whose poses may be theirs by mistake
+    near = np.unique(np.clip(rows[:, None] + [-1, 0, 1], 0, len(particles) - 1))
+    shift_A = particles.table[["shift_x_A", "shift_y_A"]].iloc[near].to_numpy(np.float64)
+    chosen = particles.select(rows)
+    pixel_A = chosen.pixel_size_A
+    sample = Sample(chosen, np.arange(len(rows)), min(_BOX, chosen.box_size - chosen.box_size % 2))
+    reading = Reading(
+        torch.from_numpy(rotation[near].astype(np.float32)),
+        torch.from_numpy(shift_A / pixel_A).float(),
+        torch.from_numpy(np.searchsorted(near, rows)),
+    )
+    present = {**_DEFAULTS, **(settings or {})}
     say = progress or (lambda text: None)
 
     say("as the file is read")
@@ -208,10 +216,10 @@ def digest(particles: Particles, more: str = "") -> str:
     for path in table["image_path"].unique():
         status = os.stat(path)
         found.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
-    codes, _ = pd.factorize(table["image_path"])
-    numbers = table.select_dtypes(["number", "bool"]).to_numpy(np.float64)
-    for values in (codes, numbers, require_poses(particles)):
-        found.update(np.ascontiguousarray(values))
+    found.update(pd.factorize(table["image_path"])[0])
+    for column in table.select_dtypes(["number", "bool"]):
+        found.update(np.ascontiguousarray(table[column]))
+    found.update(np.ascontiguousarray(require_poses(particles)))
     return found.hexdigest()[:16]
 
 
@@ -266,10 +274,17 @@ def _alternatives(reading: Reading, pixel_A: float) -> Iterator[tuple[str, tuple
         )
 
 
-def _of_one_field(particles: Particles) -> Particles:
-    """The particles of the most frequent box and pixel size."""
+def _of_one_field(particles: Particles, warnings: list[str]) -> NDArray[np.int64]:
+    """Rows of the most frequent box and pixel size; a warning where there are others."""
     kinds, kind, counts = box_and_pixel(particles)
-    return particles if len(kinds) == 1 else particles.select(kind == int(np.argmax(counts)))
+    usual = int(np.argmax(counts))
+    if len(kinds) > 1:
+        box, pixel_A = kinds[usual]
+        warnings.append(
+            f"only the {counts[usual]:,} images of {box} px at {pixel_A:.5g} A are checked, and not the"
+            f" {len(particles) - counts[usual]:,} of other boxes or pixel sizes"
+        )
+    return np.flatnonzero(kind == usual)
 
 
 def _shuffled(reading: Reading, group: Tensor) -> Reading:

@@ -38,13 +38,15 @@ from drgn.data.fields import Field, fields_of, require_box_size
 from drgn.data.identity import SourceFile
 from drgn.data.transform import FieldTransform
 from drgn.errors import InputError
+from drgn.formats.memory import give_back
 from drgn.formats.particles import Particles
 from drgn.formats.stacks import ImageReader
 from drgn.physics.grids import half_lattice
 
 _FORMAT = 2  # raised when the content of a prepared stack changes
-_COLUMNS = ["key", "image_path", "image_index", "data_sign", "optics_group"]
 _SAMPLE = 1000  # images that the noise is measured on
+_FAULT_BYTES = 1 << 16  # the system maps so much of what it has in its cache around a page that is touched
+_MAPPED_BYTES = 1 << 25  # of the memory map that a process holds at a time
 _SAMPLE_OF_GROUP = 20  # and at least so many of each optics group, where it has them
 
 
@@ -104,31 +106,33 @@ class Images:
 
     Attributes
     ----------
-    path
-        The particle file.
-    table
-        Some columns of the particle table, (N,).
+    particles, order
+        The particle table, and the row in it of each image (N,).
     files, stack
         The stacks, and which of them each image is in (N,).
     fields, field
         The fields of view, and which of them each image has (N,).
     """
 
-    path: str
-    table: pd.DataFrame
+    particles: Particles
+    order: NDArray[np.int64]
     files: list[SourceFile]
     stack: NDArray[np.int64]
     fields: list[Field]
     field: NDArray[np.int64]
 
+    def column(self, name: str) -> "pd.Series[Any]":
+        """A column of the table, (N,); made when it is needed, so that memory holds it once."""
+        return self.particles.table[name].iloc[self.order].reset_index(drop=True)
+
     @property
     def optics(self) -> tuple[NDArray[np.int64], "pd.Index[str]"]:
         """Optics group of each image, and their names."""
-        return pd.factorize(self.table["optics_group"])
+        return pd.factorize(self.column("optics_group"))
 
     def reader(self) -> ImageReader:
         """Of the images by row."""
-        return ImageReader(self.table["image_path"], self.table["image_index"].to_numpy())
+        return ImageReader(self.column("image_path"), self.column("image_index").to_numpy())
 
 
 class PreparedStack:
@@ -151,12 +155,17 @@ class PreparedStack:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._map.madvise(mmap.MADV_RANDOM)  # neighbours are not read with an image: they are not its batch
         self.images = np.frombuffer(self._map, dtype=np.float16).reshape(shape)
+        self._mapped = 0  # bytes read since the map was last let go
 
     def __reduce__(self) -> tuple[type["PreparedStack"], tuple[Path]]:
         return PreparedStack, (self.folder,)  # another process maps the file itself
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """Transforms (len(rows), P) complex64."""
+        self._mapped += len(rows) * (self.images[0].nbytes + _FAULT_BYTES)
+        if self._mapped > _MAPPED_BYTES:  # the pages stay in the system's cache, not in this process
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._mapped = 0
         return torch.view_as_complex(torch.from_numpy(self.images[rows].astype(np.float32)))
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
@@ -222,13 +231,13 @@ def prepare(
         An image is not there, the box is odd or too large, or the disk too small.
     """
     particles.require_images()
-    fields, field_of_row = fields_of(particles)
+    fields, field = fields_of(particles)
     require_box_size(box_size, fields)
-    files, stack_of_row = identity.source_files(particles)
+    files, stack = identity.source_files(particles)
     # as the images lie on the disk
-    order = np.lexsort((particles.table["image_index"].to_numpy(), stack_of_row))
-    ordered = particles.table[_COLUMNS].iloc[order].reset_index(drop=True)
-    images = Images(particles.source.path, ordered, files, stack_of_row[order], fields, field_of_row[order])
+    order = np.lexsort((particles.table["image_index"].to_numpy(), stack))
+    stack, field = stack[order], field[order]
+    images = Images(particles, order, files, stack, fields, field)
     folder = cache / _key(images, box_size, window)
     found = _finished(particles, cache, folder, files, box_size, window)
     if found is not None:
@@ -281,8 +290,8 @@ def _same(one: Field, other: Field) -> bool:
 def _key(images: Images, box_size: int, window: bool) -> str:
     """Hash of the source images and of how they are treated."""
     digest = hashlib.sha256(f"{_FORMAT} {box_size} {window} {images.fields} {images.files}".encode())
-    index = images.table["image_index"].to_numpy(np.int64)
-    sign = images.table["data_sign"].to_numpy(np.int8)
+    index = images.column("image_index").to_numpy(np.int64)
+    sign = images.column("data_sign").to_numpy(np.int8)
     for column in (images.stack, index, sign, images.field, images.optics[0]):
         digest.update(np.ascontiguousarray(column))
     return digest.hexdigest()[:16]
@@ -303,21 +312,25 @@ def _build(
     group, codes = pd.factorize(optics * len(fields) + kinds)
     state_file = partial / "state.json"
     energy = np.array([t.energy for t in transforms])
+    give_back()
     with building.workers() as pool:
         if state_file.exists():
             state = json.loads(state_file.read_text())
         else:
             # too small a disk is told before the noise is measured
             building.require_space(partial.parent, len(plan) * plan.row_bytes)
-            measured = _noise_std(plan, group, images.path, pool)
+            measured = _noise_std(plan, group, images.particles.source.path, pool)
             state = {"done": 0, "rejected": [], "noise_std": measured.tolist()}
         noise_std = np.array(state["noise_std"])
         scale = 1 / (noise_std[group] * np.sqrt(energy[kinds]))  # noise variance 1
-        plan.scale = (scale * images.table["data_sign"].to_numpy()).astype(np.float32)
+        plan.scale = (scale * images.column("data_sign").to_numpy()).astype(np.float32)
         if say is not None:
             say(building.cost_of(plan, partial.parent, state["done"], pool))
         rejected = building.write_images(plan, partial / "images.f16", state_file, state, pool, progress)
-    identity.write(partial, images.table, images.stack, kinds)
+    give_back()
+    columns = {name: images.column(name) for name in ("key", "image_index", "data_sign")}
+    identity.write(partial, columns, images.stack, kinds)
+    del columns
     largest = int(np.argmax(np.bincount(group[kinds == 0], minlength=len(codes))))
     extent = np.array([f.original_pixel_size_A for f in fields]) * np.sqrt(energy)
     meta = Meta(
@@ -341,7 +354,7 @@ def _build(
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "host": platform.node(),
             "command": sys.argv,
-            "particles": os.path.abspath(images.path),
+            "particles": os.path.abspath(images.particles.source.path),
         },
     )
     building.write_json(partial / "meta.json", asdict(meta))

@@ -102,10 +102,14 @@ class FieldTransform:
 
     def variances(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Variance over the background ring and over all pixels of each of (n, S, S) images, (n,) each."""
-        flat = images.flatten(1)
-        difference = flat - (flat @ self._mean)[:, None]
-        square = difference.square()
-        return square @ self._mean, square.mean(1) - difference.mean(1).square()
+        background, everything = torch.empty(2, len(images))
+        for part in self._blocks(len(images)):
+            flat = images[part].flatten(1)
+            difference = flat - (flat @ self._mean)[:, None]
+            square = difference.square()
+            background[part] = square @ self._mean
+            everything[part] = square.mean(1) - difference.mean(1).square()
+        return background, everything
 
     def downsampled(self, images: Tensor) -> Tensor:
         """Images (n, D, D) float32 of the training box, grey values kept, as `physics.fourier.downsample`."""

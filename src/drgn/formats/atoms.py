@@ -247,9 +247,9 @@ def _atomic_number(atom: Any, residue: str) -> int:
 
 def _read_npz(name: str) -> AtomicModel:
     try:
-        with np.load(name, allow_pickle=False) as file:
+        with open(name, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged archive can raise nearly anything
         raise InputError(f"{name} cannot be read as an .npz file ({error}).") from None
     missing = [key for key in ("coords", "element") if key not in arrays]
     if missing:

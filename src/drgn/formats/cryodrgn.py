@@ -163,9 +163,9 @@ def read_ctf(path: StrPath, n: int | None, particles: str, box_size_px: NDArray[
     n None: as many as there are.
 
     The table may have been made for the images at another binning: its pixel size is multiplied by its box
-    over `box_size_px` (0 where unknown: no change). An .npz holds it as `ctf` and may add `dose` (A^2; the
-    amplitude weight exp(-4 dose s^2) is the B-factor 16 dose), `scale` and `particle` (the physical particle
-    that the image shows).
+    over `box_size_px`. Where that is unknown (0), box and pixel size are those of the table. An .npz holds it
+    as `ctf` and may add `dose` (A^2; the amplitude weight exp(-4 dose s^2) is the B-factor 16 dose), `scale`
+    and `particle` (the physical particle that the image shows).
 
     Raises
     ------
@@ -191,6 +191,7 @@ def read_ctf(path: StrPath, n: int | None, particles: str, box_size_px: NDArray[
         check_finite(values[:, number], name, column)
         columns[column] = values[:, number]
     box = columns.pop("box_size_px")
+    columns["box_size_px"] = np.where(box_size_px > 0, box_size_px, box).astype(np.int64)
     columns["pixel_size_A"] = columns["pixel_size_A"] * np.where(
         box_size_px > 0, box / np.maximum(box_size_px, 1), 1.0
     )
@@ -211,7 +212,8 @@ def read_indices(path: StrPath) -> NDArray[np.int64]:
     suffix = Path(name).suffix
     try:
         if suffix == ".npy":
-            loaded = np.load(name, allow_pickle=False)
+            with open(name, "rb") as file:
+                loaded = np.lib.format.read_array(file, allow_pickle=False)
         elif suffix == ".txt":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of an empty file, which is reported below
@@ -222,7 +224,7 @@ def read_indices(path: StrPath) -> NDArray[np.int64]:
             raise InputError(f"{name} is not an index file: .pkl, .npy or .txt is expected.")
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file can raise nearly anything
         raise InputError(f"{name} cannot be read as row indices ({error}).") from error
     if loaded.ndim == 1 and loaded.dtype.kind == "f" and (loaded == np.round(loaded)).all():
         loaded = loaded.astype(np.int64)
@@ -327,9 +329,9 @@ def write_cryodrgn(
 
 def _load_npz(path: str) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays}
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged archive can raise nearly anything
         raise InputError(f"{path} cannot be read as an .npz file ({error}).") from error
 
 

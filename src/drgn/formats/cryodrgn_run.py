@@ -1,6 +1,6 @@
 """A run folder of cryoDRGN (1.x to 4.x): what it was trained on, and the latent of each particle by its key.
 
-Weights are not read: a torch file is a pickle, and the numbers that are wanted are in z.N.pkl.
+Weights are only looked into (`torch_file`), not loaded: the numbers that are wanted are in z.N.pkl.
 """
 
 import os
@@ -18,6 +18,7 @@ from drgn.formats import cryodrgn
 from drgn.formats.particles import Particles
 from drgn.formats.reading import read_indices
 from drgn.formats.table import CTF_COLUMNS
+from drgn.formats.torch_file import look_into
 
 StrPath = str | os.PathLike[str]
 
@@ -55,6 +56,19 @@ class CryodrgnRun:
     def version(self) -> str:
         """Version of cryoDRGN, or "" where the run does not say (before 1.0)."""
         return str(self.config.get("version") or "")
+
+    @property
+    def weights(self) -> str:
+        """What the weights beside z are, in words; nothing is loaded."""
+        names = ["weights.pkl"] if self.epoch is None else [f"weights.{self.epoch}.pkl", "weights.pkl"]
+        path = next((self.folder / name for name in names if (self.folder / name).is_file()), None)
+        if path is None:
+            return "there are no weights"
+        try:
+            found = look_into(path)
+        except InputError:
+            return f"{path.name} cannot be read"
+        return f"{path.name}: {' and '.join(found.parts) or 'no layers'}, {found.bytes / 1e6:.3g} MB"
 
     def labels(self, k: int) -> NDArray[np.int64]:
         """Cluster (N,) of each particle in cryoDRGN's own k-means of this epoch."""

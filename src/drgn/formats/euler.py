@@ -7,12 +7,18 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+_AT_A_TIME = 1 << 13  # angles: what is made on the way to a matrix is several times its size
 
 
 def euler_to_matrix(angles_deg: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return RELION's Euler_angles2matrix of (N, 3) angles (rot, tilt, psi) as (N, 3, 3)."""
-    matrix: NDArray[np.float64] = Rotation.from_euler("ZYZ", angles_deg, degrees=True).as_matrix()
-    return np.ascontiguousarray(matrix.transpose(0, 2, 1))
+    matrix = np.empty((len(angles_deg), 3, 3))
+    for start in range(0, len(angles_deg), _AT_A_TIME):
+        part = slice(start, start + _AT_A_TIME)
+        matrix[part] = (
+            Rotation.from_euler("ZYZ", angles_deg[part], degrees=True).as_matrix().transpose(0, 2, 1)
+        )
+    return matrix
 
 
 def matrix_to_euler(rotation: NDArray[np.float64]) -> NDArray[np.float64]:

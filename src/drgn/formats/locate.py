@@ -98,6 +98,8 @@ def missing_stack(
     several = search.below(os.path.basename(name))
     if len(several) > 1:
         hints += f"; {several[0]} and {several[1]} both have its name, and either could be meant"
+    if datadir is not None and not os.path.isdir(datadir):
+        hints += f"; the folder {datadir} does not exist"
     if n_found:
         hints += f"; {n_found} of the {n_named} stacks that the table names were found"
     return InputError(

@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from drgn.formats.cryodrgn import write_cryodrgn
 from drgn.formats.identity import match
 from drgn.formats.locate import missing_stack
 from drgn.formats.mrc import StackWriter
-from drgn.formats.reading import Rows, StrPath, read_indices, read_particles
+from drgn.formats.reading import Rows, StrPath, keys_of, parse, read_indices, read_particles
 from drgn.formats.stacks import ImageReader
 from drgn.formats.table import COLUMNS, CTF_COLUMNS, Correction, Source
 
@@ -159,6 +159,11 @@ class Particles:
             )
         return float(sizes[0])
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of which particles these are, whatever their order."""
+        return f"{int(pd.util.hash_pandas_object(self.table['key'], index=False).to_numpy().sum()):016x}"
+
     def rows_of(self, selection: StrPath | Rows) -> NDArray[np.int64]:
         """Return which rows of this table a selection means.
 
@@ -192,17 +197,36 @@ class Particles:
         rows = np.arange(len(self))[mask_or_rows]
         if len(np.unique(rows)) != len(rows):
             raise ValueError("a row is selected twice")
-        original = self.source.rows
-        if isinstance(original, pd.DataFrame):
-            original = original.iloc[rows].reset_index(drop=True)
-        elif original is not None:
-            original = original[rows]
         return replace(
             self,
             table=self.table.iloc[rows].reset_index(drop=True),
             rotation=None if self.rotation is None else self.rotation[rows],
-            source=replace(self.source, rows=original),
+            source=replace(self.source, rows=_rows_at(self.source.rows, rows)),
         )
+
+    def leaving_rows(self) -> Self:
+        """Return these particles without the original rows, which are read again when they are saved."""
+        return replace(self, source=replace(self.source, rows=None, left=self.source.rows is not None))
+
+    def with_rows(self) -> Self:
+        """Return these particles with their original rows, found in their file by key where they were left.
+
+        Raises
+        ------
+        InputError
+            When the file does not hold a particle any more.
+        """
+        source = self.source
+        if not source.left:
+            return self
+        parsed = parse(source.path, source.passthrough, source.datadir)
+        at = pd.Index(keys_of(parsed, source.path)).get_indexer(pd.Index(self.table["key"]))
+        if (at < 0).any():
+            raise InputError(
+                f"{source.path} has changed since it was read: {self.table['key'][at < 0].iloc[0]} is not in"
+                " it any more; give the file as it was."
+            )
+        return replace(self, source=replace(source, rows=_rows_at(parsed.source.rows, at), left=False))
 
     def save(
         self,
@@ -238,9 +262,8 @@ class Particles:
         """
         suffix = Path(path).suffix
         if suffix == ".star":
-            blocks = relion.to_blocks(
-                self.source, self.table, self.rotation, version=star_version, extra=extra
-            )
+            source = self.with_rows().source
+            blocks = relion.to_blocks(source, self.table, self.rotation, version=star_version, extra=extra)
             star.write_blocks(path, blocks)
         elif suffix == "":
             self.save(Path(path) / "particles.star", star_version=star_version, extra=extra)
@@ -252,7 +275,7 @@ class Particles:
                     f"replaced, and these particles come from {self.source.path}; save a .star."
                 )
             added = {} if extra is None else {str(name): extra[name].to_numpy() for name in extra}
-            cryosparc_group.write_group(path, self.source.rows, self.source.group, added)
+            cryosparc_group.write_group(path, self.with_rows().source.rows, self.source.group, added)
         elif suffix in (".pkl", ".npy", ".txt"):
             rows = self.table["source_row"].to_numpy()
             with replacing(path) as temporary:
@@ -286,19 +309,22 @@ class Particles:
                     progress(min(start + _COPIED, n), n)
         number = pd.Series(np.arange(1, n + 1)).astype("str").str.zfill(6)
         table = self.table.copy()
-        before = (table["image_index"] + 1).astype("str").str.zfill(6) + "@" + table["image_path"]
+        paths = table["image_path"].astype("str")
+        before = (table["image_index"] + 1).astype("str").str.zfill(6) + "@" + paths
         table["original_image"] = table["original_image"].where(table["original_image"] != "", before)
         table["image_path"], table["image_index"] = os.path.abspath(path), np.arange(n)
-        rows = self.source.rows
-        if self.source.kind == "star":
+        table["image_path"] = table["image_path"].astype("category")
+        source = self.with_rows().source
+        rows = source.rows
+        if source.kind == "star":
             rows = rows.copy()
             rows["rlnImageName"] = (number + "@" + os.fspath(path)).to_numpy()
             rows["rlnImageOriginalName"] = table["original_image"].to_numpy()
-        elif self.source.kind == "cs":
+        elif source.kind == "cs":
             rows = cryosparc_group.with_images(rows, os.path.abspath(path))
         else:
             table["key"] = number + "@" + os.fspath(path)
-        return replace(self, table=table, source=replace(self.source, rows=rows))
+        return replace(self, table=table, source=replace(source, rows=rows))
 
     def posed_as(self, other: "Particles", rows: NDArray[np.int64]) -> Self:
         """Return these particles with the poses that row rows[i] of `other` has for particle i."""
@@ -323,6 +349,13 @@ class Particles:
         """Return a reader of images by row, which may be handed to other processes."""
         self.require_images()
         return ImageReader(self.table["image_path"], self.table["image_index"].to_numpy())
+
+
+def _rows_at(original: Any, rows: Rows) -> Any:
+    """Original rows (a frame, records or None) at some places."""
+    if isinstance(original, pd.DataFrame):
+        return original.iloc[rows].reset_index(drop=True)
+    return None if original is None else original[rows]
 
 
 def read_images(particles: Particles, rows: Rows) -> NDArray[np.float32]:

@@ -48,13 +48,14 @@ def read_particles(
 ) -> tuple[pd.DataFrame, NDArray[np.float64] | None, Source]:
     """Return table, rotation and source; see `Particles.from_file`."""
     name = os.fspath(path)
-    parsed = _parse(name, passthrough, None if datadir is None else os.fspath(datadir))
+    parsed = parse(name, passthrough, datadir)
     n = len(parsed.image_index)
     given = (poses, ctf, pixel_size_A, ctf_premultiplied, phase_flipped)
     source = replace(
         parsed.source,
         n_rows=n,
         datadir=None if datadir is None else os.fspath(datadir),
+        passthrough=None if passthrough is None else os.fspath(passthrough),
         replaced=any(value is not None for value in given) or correction != Correction(),
     )
     columns: dict[str, Any] = {
@@ -76,7 +77,7 @@ def read_particles(
     if poses is not None and not _is_table(poses):
         rotation, fraction = cryodrgn.read_poses(poses, n, name)
         columns["shift_x_A"] = columns["shift_y_A"] = 0.0
-        shift_px = None if fraction is None else fraction * _boxes_px(box, columns, source)[:, None]
+        shift_px = None if fraction is None else fraction * _boxes_px(columns, source)[:, None]
     if shift_px is not None:
         shift_A = shift_px * np.broadcast_to(columns["pixel_size_A"], n)[:, None]
         shift_A[shift_px == 0] = 0.0  # also where the pixel size is unknown
@@ -91,7 +92,7 @@ def read_particles(
         columns["ctf_premultiplied"] = ctf_premultiplied
     if phase_flipped is not None:
         columns["phase_flipped"] = phase_flipped
-    columns["key"] = _keys(parsed, name)
+    columns["key"] = keys_of(parsed, name)
     columns.setdefault("group", columns["key"])
     table = build_table(n, columns)
     if ctf is not None and _is_table(ctf):
@@ -148,7 +149,8 @@ def _joined(
     return other, rotation, match(table, other, name, source.path)
 
 
-def _parse(path: str, passthrough: StrPath | None, datadir: str | None) -> Parsed:
+def parse(path: str, passthrough: StrPath | None, datadir: StrPath | None) -> Parsed:
+    """Return what a particle file of any kind says; see `Particles.from_file`."""
     suffix = Path(path).suffix
     if suffix in (".cs", ".csg"):
         return cryosparc.read(path, passthrough)
@@ -161,7 +163,7 @@ def _parse(path: str, passthrough: StrPath | None, datadir: str | None) -> Parse
         kind = "mrcs"
     elif suffix == ".txt":
         kind = "txt"
-        names, lengths = _read_list(path, datadir)
+        names, lengths = _read_list(path, None if datadir is None else os.fspath(datadir))
     else:
         raise InputError(f"{path} is not a particle file: .star, .cs, .csg, .mrcs, .mrc or .txt is expected.")
     return Parsed(
@@ -222,16 +224,18 @@ def _locate(
             f"the stack {found[codes[row]]} has {header_box[codes[row]]}; give the stack that is described, "
             "or set pixel_size_A to the pixel size of this one."
         )
-    paths = pd.Series([stack or name for stack, name in zip(found, names, strict=True)], dtype="str")
+    of_name, paths = pd.factorize(
+        pd.Series([stack or name for stack, name in zip(found, names, strict=True)], dtype="str"), sort=True
+    )
     return (
-        paths.take(codes).reset_index(drop=True),
+        pd.Series(pd.Categorical.from_codes(of_name[codes], categories=paths)),
         np.where(known, header_box[codes], box),
         header_pixel_A[codes],
         located.note,
     )
 
 
-def _keys(parsed: Parsed, path: str) -> "pd.Series[str]":
+def keys_of(parsed: Parsed, path: str) -> "pd.Series[str]":
     """Return the unique key of each row, or raise an InputError that names both rows of a pair."""
     keys = parsed.columns.get("key")
     if keys is None:
@@ -268,10 +272,11 @@ def _check_values(table: pd.DataFrame, path: str) -> None:
         )
 
 
-def _boxes_px(box: NDArray[np.int64], columns: dict[str, Any], source: Source) -> NDArray[np.float64]:
+def _boxes_px(columns: dict[str, Any], source: Source) -> NDArray[np.float64]:
     """Return the boxes that shifts in fractions of them need, or raise the error of the stack not found."""
-    unknown = np.flatnonzero(box == 0)
+    box = columns["box_size_px"]
+    unknown = np.flatnonzero(box <= 0)
     if len(unknown):
         row = int(unknown[0])
         raise missing_stack(str(columns["image_path"].iloc[row]), source.path, row, source.datadir)
-    return box.astype(np.float64)
+    return np.asarray(box, dtype=np.float64)

@@ -103,7 +103,9 @@ def read(path: str) -> Parsed:
             path=path,
             kind="star",
             rows=particles,
-            blocks={block: frame if block != name else frame.iloc[:0] for block, frame in blocks.items()},
+            blocks={
+                block: frame if block != name else frame.iloc[:0].copy() for block, frame in blocks.items()
+            },
             particle_block=name,
         ),
         image_name=stack,
@@ -225,9 +227,13 @@ def _is_tilt_series(
 
 def _split_image_name(names: "pd.Series[str]", path: str) -> tuple["pd.Series[str]", NDArray[np.int64]]:
     """Split 000001@stack into stack name and 0-based index; a name without @ is a file of one image."""
-    parts = names.str.partition("@")
-    alone = (parts[1] == "").to_numpy(dtype=bool)
-    digits = pa.array(parts[0].where(~alone, "1"))
+    parts = pa.array(names, type=pa.large_string())
+    parts = pc.split_pattern(
+        parts.combine_chunks() if isinstance(parts, pa.ChunkedArray) else parts, "@", max_splits=1
+    )
+    words, ends = parts.flatten(), parts.offsets.to_numpy()[1:] - parts.offsets[0].as_py()
+    stack = words.take(pa.array(ends - 1))
+    digits = pc.if_else(pc.equal(pc.list_value_length(parts), 1), "1", words.take(parts.offsets[:-1]))
     is_number = pc.match_substring_regex(digits, "^[0-9]{1,15}$")
     number = pc.if_else(is_number, digits, "0").cast(pa.int64()).to_numpy(zero_copy_only=False)
     bad = np.flatnonzero(number < 1)
@@ -236,4 +242,4 @@ def _split_image_name(names: "pd.Series[str]", path: str) -> tuple["pd.Series[st
             f"{path}, particle row {bad[0] + 1}: rlnImageName is {names.iloc[bad[0]]}, where a number from 1 "
             "on, @ and the name of a stack are expected."
         )
-    return parts[2].where(~alone, names), number - 1
+    return pd.Series(stack, dtype="str"), number - 1

@@ -164,10 +164,10 @@ def _described(table: pd.DataFrame, more: pd.DataFrame) -> tuple[pd.DataFrame, N
     The groups have the numbers of `optics_group` where these are integers that tell the groups apart.
     """
     keys = pd.concat([table[[*_OPTICS, "optics_group"]], more], axis=1)
-    group = keys.groupby(list(keys), sort=False, dropna=False).ngroup().to_numpy()
+    group = keys.groupby(list(keys), sort=False, dropna=False, observed=True).ngroup().to_numpy()
     first = keys[~pd.Series(group).duplicated().to_numpy()].reset_index(drop=True)
     numbers: NDArray[Any] = np.arange(1, len(first) + 1)
-    label = first["optics_group"]
+    label = first["optics_group"].astype("str")
     if label.is_unique and label.str.fullmatch("[1-9][0-9]{0,8}").all():
         numbers = label.astype("int64").to_numpy()
     optics = pd.DataFrame({"rlnOpticsGroup": numbers})
@@ -210,11 +210,11 @@ def _anew(
 def _particles(table: pd.DataFrame, rotation: NDArray[np.float64] | None) -> pd.DataFrame:
     """Return the particle block of RELION 3.1, without optics groups, for a table of any origin."""
     number = (table["image_index"] + 1).astype("str").str.zfill(6)
-    particles = pd.DataFrame({"rlnImageName": number + "@" + table["image_path"]})
+    particles = pd.DataFrame({"rlnImageName": number + "@" + table["image_path"].astype("str")})
     if (table["original_image"] != "").all():
         particles["rlnImageOriginalName"] = table["original_image"]
     if (table["micrograph"] != "").all():
-        particles["rlnMicrographName"] = table["micrograph"]
+        particles["rlnMicrographName"] = table["micrograph"].astype("str")
     for ours, theirs in {
         "coordinate_x_px": "rlnCoordinateX",
         "coordinate_y_px": "rlnCoordinateY",

@@ -18,6 +18,7 @@ import pyarrow.csv
 from drgn import __version__
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
+from drgn.formats.memory import give_back
 from drgn.formats.star_values import MARK, column_of, words_from, words_of
 
 # columns that stay text even where all their values look like numbers
@@ -40,7 +41,8 @@ TEXT_COLUMNS = frozenset(
         "rlnParticleName",
     }
 )
-_ROWS_AT_A_TIME = 1 << 16
+_ROWS_AT_A_TIME = 1 << 16  # written
+_ROWS_CUT = 1 << 13  # read as bytes before they are cut into columns
 _TEXT_BYTES = bytes({*range(0x20, 0x100)} - {0x7F}) + b"\t\n\r"
 _BOM = b"\xef\xbb\xbf"
 
@@ -68,6 +70,8 @@ def read_blocks(path: str | os.PathLike[str]) -> dict[str, pd.DataFrame]:
                     f"a second block data_{block.name}, with other values; name it otherwise or remove it"
                 )
             blocks.setdefault(block.name, frame)
+            del block, frame
+        give_back()  # the words
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error}).") from error
     return blocks
@@ -121,7 +125,7 @@ def _check_names(block: str, frame: pd.DataFrame) -> None:
 def _check_text(path: str) -> None:
     """Raise an InputError naming the first line that is not UTF-8 text."""
     with open(path, "rb") as file:
-        while lines := file.readlines(1 << 24):
+        while lines := file.readlines(1 << 20):
             text = b"".join(lines)
             if text.translate(None, _TEXT_BYTES) or not (text.isascii() or _is_utf8(text)):
                 break
@@ -205,7 +209,7 @@ class _Block:
                 line,
             )
         self._rows.append(b"\t".join(words))
-        if len(self._rows) == _ROWS_AT_A_TIME:
+        if len(self._rows) == _ROWS_CUT:
             self._flush()
 
     def _check_header(self, line: int) -> None:

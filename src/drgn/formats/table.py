@@ -14,7 +14,7 @@ COLUMNS: dict[str, tuple[str, Any]] = {
     "key": ("str", ""),  # unique: the cryoSPARC uid, or "000001@stack name as written"
     "original_image": ("str", ""),  # "000001@stack" of the image that this one was made from, where known
     "source_row": ("int64", -1),  # 0-based row in the file that was read
-    "image_path": ("str", ""),  # absolute; as written in the file while the stack has not been found
+    "image_path": ("category", ""),  # absolute; as written in the file while the stack has not been found
     "image_index": ("int64", 0),  # 0-based within the stack
     "box_size_px": ("int64", 0),  # 0 while unknown
     "pixel_size_A": ("float64", np.nan),
@@ -32,10 +32,10 @@ COLUMNS: dict[str, tuple[str, Any]] = {
     "data_sign": ("float64", 1.0),  # +1 protein bright, -1 protein dark
     "ctf_premultiplied": ("bool", False),
     "phase_flipped": ("bool", False),  # multiplied by the sign of the CTF
-    "micrograph": ("str", ""),
+    "micrograph": ("category", ""),
     "coordinate_x_px": ("float64", np.nan),
     "coordinate_y_px": ("float64", np.nan),
-    "optics_group": ("str", ""),
+    "optics_group": ("category", ""),
     "half_set": ("int64", 0),  # 1 or 2; 0 unknown
     "group": ("str", ""),  # the physical particle; equal to the key where each image is a particle of its own
 }
@@ -58,8 +58,10 @@ class Source:
     path : the file that was read
     kind : "star", "cs", "mrcs" or "txt"
     n_rows : how many particles the file has, of which the table may hold a selection
-    datadir : folder given for the stacks, or None
-    rows : the original rows (a frame of a star file, a record array of a .cs), in step with the table
+    datadir, passthrough : folder given for the stacks, and passthrough file of a .cs, or None
+    rows : the original rows (a frame of a star file, a record array of a .cs), in step with the table; None
+        where the file has none, or where they were left in it
+    left : whether they were left in the file, see `Particles.leaving_rows`
     group : cs only: the results group that the rows come from, see `cryosparc_group.Group`
     blocks : star only: every block of the file by name, in order; the particle block is empty here
     particle_block : star only: name of the block that `rows` belongs to
@@ -71,7 +73,9 @@ class Source:
     kind: str
     n_rows: int = 0
     datadir: str | None = None
+    passthrough: str | None = None
     rows: Any = None
+    left: bool = False
     group: Any = None
     blocks: dict[str, pd.DataFrame] = field(default_factory=dict)
     particle_block: str = ""
@@ -138,7 +142,7 @@ def build_table(n: int, columns: dict[str, Any]) -> pd.DataFrame:
         name: pd.Series(columns.get(name, default), index=pd.RangeIndex(n)).astype(dtype)  # type: ignore[call-overload]
         for name, (dtype, default) in COLUMNS.items()
     }
-    return pd.DataFrame(data)
+    return pd.DataFrame(data, copy=False)
 
 
 def check_finite(values: NDArray[np.float64], path: str, column: str) -> None:
