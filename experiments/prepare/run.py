@@ -354,7 +354,21 @@ def report(results: dict[str, float], given: argparse.Namespace) -> list[str]:
         lines.append(
             f"| {box_size} | {value(f'{name}.wait_ms', 2)} | {value(f'{name}.step_ms')} | {share:.2%} |"
         )
-    return lines
+    return [*lines, "", "## What is missed", "", *missed(results)]
+
+
+def missed(results: dict[str, float]) -> list[str]:
+    """A line for each figure that is not as expected."""
+    lines = []
+    for key, value in results.items():
+        if key.endswith("over_copy") and value < 0.7:
+            other = results.get(key.replace("over_copy", "over_cryodrgn"), 0)
+            lines += [f"- {key}: {value:.0%}"] if other < 5 else []
+        elif key.endswith("_growth") and value > 0.1:
+            lines.append(f"- {key}: {value:+.1%}, expected at most 10 %")
+        elif key.endswith("wait_share") and value > 0.05:
+            lines.append(f"- {key}: {value:.1%}, expected at most 5 %")
+    return lines or ["Nothing."]
 
 
 def measure(given: argparse.Namespace, folder: Path) -> None:
