@@ -113,8 +113,14 @@ def test_nothing_heavy_is_imported_for_help(words):
         (["seed=[1]"], "seed=[1]: expected a whole number."),
         (["epochs=???"], "epochs has no value: give it as epochs=... (a whole number)."),
         (["dataset=custom"], "dataset.particles has no value: give it as dataset.particles=..."),
-        (["model=9x9"], "model=9x9 is not there; there are 1024x10, 1024x3, 128x3, 256x3, 512x3."),
-        (["model=1024"], "model=1024 is not there; there are 1024x10, 1024x3, 128x3, 256x3, 512x3."),
+        (
+            ["model=9x9"],
+            "model=9x9 is not there; there are 1024x10, 1024x3, 128x3, 256x3, 512x3, classes, linear.",
+        ),
+        (
+            ["model=1024"],
+            "model=1024 is not there; there are 1024x10, 1024x3, 128x3, 256x3, 512x3, classes, linear.",
+        ),
         (["model/encoding=gausian"], "model/encoding=gausian is not there; did you mean gaussian?"),
         (["modl/encoding=gaussian"], "modl/encoding is not an option of train; did you mean model/encoding"),
         (["optimiser=adam"], "optimiser is not an option of train; did you mean optimizer?"),

@@ -291,7 +291,7 @@ def report(results: dict[str, float], given: argparse.Namespace) -> list[str]:
         "# Preparing images, and reading prepared ones",
         "",
         f"{time.strftime('%Y-%m-%d')}, drgn {__version__}, torch {torch.__version__}, cryoDRGN 4.3.1;"
-        f" {processor()}, {len(os.sched_getaffinity(0))} cores, nothing else running.",
+        f" {processor()}, {len(os.sched_getaffinity(0))} cores.",
         "Command: `python experiments/prepare/run.py --only PART` for each PART of"
         f" {', '.join(PARTS)}, with `--gigabytes {given.gigabytes:g} --repeats {given.repeats}`.",
         "",

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from drgn.command import bind, compose
+from drgn.formats.particles import Particles
 from drgn.run import Run, build_reconstructor
 from drgn.simulate import simulate
 from drgn.training.encode import Encoded
@@ -50,7 +51,8 @@ def run(noisy, tmp_path_factory):
             f"output={path}",
         ],
     )
-    made = Run.create(path, config, box_size=16, pixel_size_A=24.0, n=200)
+    particles = Particles.from_file(noisy / "particles.star")
+    made = Run.create(path, config, box_size=16, pixel_size_A=24.0, particles=particles)
     torch.manual_seed(0)
     model = build_reconstructor(config, box_size=16, n_particles=200)
     weights = {f"reconstructor.{name}": value for name, value in model.state_dict().items()}

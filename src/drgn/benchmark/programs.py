@@ -25,7 +25,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class Ran:
-    """A command that has ended well."""
+    """A command that has ended well.
+
+    Linux counts in `memory_GiB` also what this process held when it started the command.
+    """
 
     seconds: float
     cpu_seconds: float

@@ -259,6 +259,8 @@ class Reconstructor(nn.Module):
             carries no information through the CTF; it is set so that the density averages zero outside the
             inscribed sphere.
         """
+        if z is not None and not len(z):
+            return
         lattice = half_lattice(self.box_size, 3)
         device = self.frequencies.device
         coordinates = lattice.frequencies.to(device)
