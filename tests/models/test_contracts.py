@@ -232,6 +232,7 @@ def test_volumes_made_together_are_those_made_one_by_one(make_model, overrides):
         torch.testing.assert_close(together, model.volume(None))
         return
     z = torch.randn(3, model.zdim)
+    assert list(model.volumes(z[:0])) == []
     for volume, one in zip(model.volumes(z), z, strict=True):
         alone = model.volume(one)
         torch.testing.assert_close(volume, alone, rtol=1e-4, atol=1e-5 * float(alone.abs().max()))
