@@ -41,6 +41,7 @@ from drgn.formats.relion import matrix_to_euler
 from drgn.formats.star import write_blocks
 from drgn.physics.rotations import random_rotations
 from drgn.run import build_reconstructor
+from drgn.training.memory import keep_freed
 
 HERE = Path(__file__).parent
 PIXEL_A = 3.0
@@ -171,6 +172,8 @@ def steps(data: ParticleDataModule, n_steps: int, box_size: int) -> tuple[list[f
 
 def child(what: str, star: Path, box_size: int, batch: int) -> None:
     """In a process of its own: prepare, or train some steps and read a whole epoch; print the peaks."""
+    if what == "train":
+        keep_freed()  # as `drgn train` does
     data = data_of(star, box_size, batch)
     with Peak() as reading:
         data.particles.require_images()

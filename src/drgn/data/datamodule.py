@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from drgn.formats.atomic import replacing
 from drgn.formats.memory import give_back
 from drgn.formats.mrc import read_cubic
 from drgn.formats.particles import Particles
+from drgn.formats.table import codes_of
 from drgn.physics.imaging import Batch
 
 
@@ -206,10 +206,10 @@ class ParticleDataModule(pl.LightningDataModule):
     def heldout(self) -> NDArray[np.bool_]:
         """Which rows are held out, (N,)."""
         # groups in the order of their names: the same split for every order of the table
-        group_of_row, groups = pd.factorize(self.particles.table["group"], sort=True)
-        count = round(self.heldout_fraction * len(groups))
-        chosen = np.zeros(len(groups), dtype=bool)
-        chosen[np.random.default_rng([self.seed, 1]).permutation(len(groups))[:count]] = True
+        group_of_row, n_groups = codes_of(self.particles.table["group"])
+        count = round(self.heldout_fraction * n_groups)
+        chosen = np.zeros(n_groups, dtype=bool)
+        chosen[np.random.default_rng([self.seed, 1]).permutation(n_groups)[:count]] = True
         heldout: NDArray[np.bool_] = chosen[group_of_row]
         return heldout
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch.utils.data import Dataset, Sampler
 from drgn.data.prepared import PreparedStack
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
+from drgn.formats.table import codes_of
 from drgn.physics import imaging
 from drgn.physics.ctf import PARAMETERS
 from drgn.physics.imaging import Batch
@@ -56,9 +56,8 @@ class ParticleDataset(Dataset[Batch]):
         unusable[stack.meta.rejected] = True
         self.rejected = unusable[self.stack_row]
         # the order of names, not of rows: the same for every order of the table
-        group, _ = pd.factorize(table["group"], sort=True)
-        self.group = torch.from_numpy(group.astype(np.int64))
-        self.rotation = torch.from_numpy(rotation.astype(np.float32))
+        self.group = torch.from_numpy(codes_of(table["group"])[0])
+        self.rotation = torch.from_numpy(rotation)  # double, as in the table: not a second one
         shift_A = table[["shift_x_A", "shift_y_A"]].to_numpy(np.float64)
         meta = stack.meta
         pixel_A = np.array([f.field_A for f in meta.fields])[field] / meta.box_size
@@ -91,7 +90,7 @@ class ParticleDataset(Dataset[Batch]):
             row=index,
             group=self.group[index],
             image=self.stack.read(self.stack_row[rows]),
-            rotation=self.rotation[index],
+            rotation=self.rotation[index].float(),
             shift_px=self.shift_px[index],
             pixel_size_A=self.pixel_size_A[index],
             ctf_parameters=self.ctf_parameters[index],

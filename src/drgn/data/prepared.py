@@ -46,7 +46,7 @@ from drgn.physics.grids import half_lattice
 _FORMAT = 2  # raised when the content of a prepared stack changes
 _SAMPLE = 1000  # images that the noise is measured on
 _FAULT_BYTES = 1 << 16  # the system maps so much of what it has in its cache around a page that is touched
-_MAPPED_BYTES = 1 << 25  # of the memory map that a process holds at a time
+_MAPPED_BYTES = 1 << 23  # of the memory map that a process holds at a time
 _SAMPLE_OF_GROUP = 20  # and at least so many of each optics group, where it has them
 
 

@@ -15,7 +15,7 @@ from drgn.formats.identity import match
 from drgn.formats.locate import Located, find_stacks, missing_stack
 from drgn.formats.mrc import read_stack_header
 from drgn.formats.stacks import read_stack_headers
-from drgn.formats.table import CTF_COLUMNS, Correction, Parsed, Source, build_table
+from drgn.formats.table import CTF_COLUMNS, Correction, Parsed, Source, build_table, codes_of
 
 StrPath = str | os.PathLike[str]
 Rows = NDArray[np.integer[Any]] | NDArray[np.bool_]
@@ -58,11 +58,8 @@ def read_particles(
         passthrough=None if passthrough is None else os.fspath(passthrough),
         replaced=any(value is not None for value in given) or correction != Correction(),
     )
-    columns: dict[str, Any] = {
-        **parsed.columns,
-        "source_row": np.arange(n),
-        "image_index": parsed.image_index,
-    }
+    columns = parsed.columns  # not a second one: `build_table` takes out what it has copied
+    columns |= {"source_row": np.arange(n), "image_index": parsed.image_index}
     boxes_must_agree = pixel_size_A is None and ctf is None
     columns["image_path"], box, header_pixel_A, mapping = _locate(parsed, source, boxes_must_agree)
     source = replace(source, mapping=mapping)
@@ -240,8 +237,8 @@ def keys_of(parsed: Parsed, path: str) -> "pd.Series[str]":
     keys = parsed.columns.get("key")
     if keys is None:
         keys = pd.Series(parsed.image_index + 1).astype("str").str.zfill(6) + "@" + parsed.image_name
-    second = np.flatnonzero(keys.duplicated().to_numpy())
-    if len(second):
+    if codes_of(keys)[1] < len(keys):
+        second = np.flatnonzero(keys.duplicated().to_numpy())
         first = np.flatnonzero((keys == keys.iloc[second[0]]).to_numpy())[0]
         raise InputError(
             f"{path}: particle rows {first + 1} and {second[0] + 1} are the same image, "

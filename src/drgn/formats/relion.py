@@ -103,9 +103,7 @@ def read(path: str) -> Parsed:
             path=path,
             kind="star",
             rows=particles,
-            blocks={
-                block: frame if block != name else frame.iloc[:0].copy() for block, frame in blocks.items()
-            },
+            blocks={block: frame if block != name else frame.iloc[[]] for block, frame in blocks.items()},
             particle_block=name,
         ),
         image_name=stack,

@@ -236,6 +236,7 @@ class _Block:
                 pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), check_utf8=False),
             )
         )
+        give_back()  # the reader takes twice the memory of the words
 
     def frame(self) -> pd.DataFrame:
         """Return the columns with their values; call it once."""

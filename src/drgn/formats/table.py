@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from drgn.errors import InputError
@@ -137,12 +139,29 @@ class Parsed:
 
 
 def build_table(n: int, columns: dict[str, Any]) -> pd.DataFrame:
-    """Return a frame of n rows with exactly `COLUMNS`, filled from `columns` and their defaults."""
+    """Return a frame of n rows with exactly `COLUMNS`, taken out of `columns`; else their defaults."""
     data = {
-        name: pd.Series(columns.get(name, default), index=pd.RangeIndex(n)).astype(dtype)  # type: ignore[call-overload]
+        name: pd.Series(columns.pop(name, default), index=pd.RangeIndex(n)).astype(dtype)  # type: ignore[call-overload]
         for name, (dtype, default) in COLUMNS.items()
     }
     return pd.DataFrame(data, copy=False)
+
+
+def codes_of(names: "pd.Series[str]") -> tuple[NDArray[np.int64], int]:
+    """Number the different names in their order; return each row's number (N,), and how many there are.
+
+    They are sorted, not hashed: that makes no Python object of each.
+    """
+    words = pa.array(names, type=pa.large_string())
+    if isinstance(words, pa.ChunkedArray):
+        words = words.combine_chunks()
+    order = pc.array_sort_indices(words)
+    words = words.take(order)
+    codes = np.zeros(len(words), dtype=np.int64)
+    np.cumsum(pc.not_equal(words[1:], words[:-1]), out=codes[1:])
+    of_row = np.empty_like(codes)
+    of_row[order.to_numpy()] = codes
+    return of_row, int(codes[-1]) + 1 if len(codes) else 0
 
 
 def check_finite(values: NDArray[np.float64], path: str, column: str) -> None:
