@@ -310,6 +310,8 @@ def _build(
     plan = Plan(images.reader(), transforms, kinds, np.empty(0, np.float32))
     optics, names = images.optics
     group, codes = pd.factorize(optics * len(fields) + kinds)
+    largest = int(np.argmax(np.bincount(group[kinds == 0], minlength=len(codes))))
+    del optics
     state_file = partial / "state.json"
     energy = np.array([t.energy for t in transforms])
     give_back()
@@ -324,6 +326,7 @@ def _build(
         noise_std = np.array(state["noise_std"])
         scale = 1 / (noise_std[group] * np.sqrt(energy[kinds]))  # noise variance 1
         plan.scale = (scale * images.column("data_sign").to_numpy()).astype(np.float32)
+        del scale, group
         if say is not None:
             say(building.cost_of(plan, partial.parent, state["done"], pool))
         rejected = building.write_images(plan, partial / "images.f16", state_file, state, pool, progress)
@@ -331,7 +334,6 @@ def _build(
     columns = {name: images.column(name) for name in ("key", "image_index", "data_sign")}
     identity.write(partial, columns, images.stack, kinds)
     del columns
-    largest = int(np.argmax(np.bincount(group[kinds == 0], minlength=len(codes))))
     extent = np.array([f.original_pixel_size_A for f in fields]) * np.sqrt(energy)
     meta = Meta(
         n=len(plan),
