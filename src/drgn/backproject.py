@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drgn.command import command
+from drgn.errors import InputError
 from drgn.signature import build
 
 
@@ -25,6 +26,7 @@ def backproject(
     dataset: Mapping[str, Any],
     half_sets: Literal["given", "random"],
     symmetry: str,
+    padding: int,
     mask: Path | None,
     seed: int,
     output: Path,
@@ -40,6 +42,8 @@ def backproject(
         "given": those of the particle file where it has any, else drawn; "random": drawn.
     symmetry
         Point group: C1, C2, ..., D2, ..., T, O, I1 or I2.
+    padding
+        How much finer than that of the box the grid of the transform is; memory grows with its cube.
     mask
         Map that both halves are multiplied by; None: the paper's recipe (P23) on map.mrc.
     seed
@@ -57,7 +61,8 @@ def backproject(
     Raises
     ------
     InputError
-        Nothing is selected, a half set has one particle, or the mask is of another box or pixel size.
+        There is no such symmetry, nothing is selected, a half set has one particle, or the mask is of another
+        box or pixel size.
     """
     from drgn.analysis.plots import require_matplotlib
     from drgn.data import backprojection
@@ -71,6 +76,8 @@ def backproject(
 
     require_matplotlib()
     group = point_group(symmetry)
+    if padding < 1:
+        raise InputError(f"padding={padding}: expected a whole number of at least 1.")
     make_missing(dataset)
     data = build({k: v for k, v in dataset.items() if k != "simulate"}, trust=trust, key="dataset")
     known = foreign_maps.read(mask, "mask") if mask is not None else None
@@ -80,7 +87,7 @@ def backproject(
         foreign_maps.require_like(known, meta.box_size, meta.pixel_size_A, "the training box")
     halves = backprojection.half_sets(data.particles, data.dataset, half_sets, seed)
     with CheckProgress("backproject") as shown:
-        found = backprojection.reconstruct(data.dataset, halves, group, shown.update)
+        found = backprojection.reconstruct(data.dataset, halves, group, padding, shown.update)
         maps = {"half_map_1": found.halves[0], "half_map_2": found.halves[1], "map": found.density}
         for name, volume in maps.items():
             write_volume(output / f"{name}.mrc", volume.numpy(), meta.pixel_size_A)

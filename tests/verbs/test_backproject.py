@@ -140,6 +140,7 @@ def test_the_half_sets_of_the_file_are_used(particles, tmp_path):
     ("override", "sentence"),
     [
         ("symmetry=X3", "symmetry=X3: expected C1"),
+        ("padding=0", "padding=0: expected a whole number of at least 1"),
         ("mask=nowhere.mrc", "mask=nowhere.mrc is not there"),
     ],
 )

@@ -96,6 +96,7 @@ def reconstruct(
     dataset: ParticleDataset,
     halves: tuple[NDArray[np.int64], NDArray[np.int64]],
     symmetry: NDArray[np.float64],
+    padding: int,
     progress: Callable[[str], None],
 ) -> Reconstruction:
     """Reconstruct the maps of two half sets and of both together.
@@ -108,6 +109,8 @@ def reconstruct(
         Rows of each half set.
     symmetry
         (G, 3, 3), from `physics.symmetry.point_group`: each image is inserted in G orientations.
+    padding
+        How much finer than that of the box the grid of the transform is.
     progress
         Called with what is being done.
     """
@@ -116,21 +119,23 @@ def reconstruct(
     sums = []
     for number, rows in enumerate(halves):
         progress(f"half {number + 1}")
-        sums.append(insert(dataset, rows, symmetry))
+        sums.append(insert(dataset, rows, symmetry, padding))
     progress("maps")
-    first, second = (scale * density(one, side) for one in sums)
+    first, second = (scale * density(one, side, padding) for one in sums)
     curve = fsc(first, second).clamp(1e-3, 0.999)
     ssnr = 2 * curve / (1 - curve)
     both = Sums(sums[0].right + sums[1].right, sums[0].left + sums[1].left)
-    return Reconstruction((first, second), scale * density(both, side, ssnr.float()), ssnr)
+    return Reconstruction((first, second), scale * density(both, side, padding, ssnr.float()), ssnr)
 
 
-def insert(dataset: ParticleDataset, rows: NDArray[np.int64], symmetry: NDArray[np.float64]) -> Sums:
+def insert(
+    dataset: ParticleDataset, rows: NDArray[np.int64], symmetry: NDArray[np.float64], padding: int
+) -> Sums:
     """Add up the images of these rows, in as many threads as torch has."""
     side = dataset.stack.meta.box_size
-    radius = side // 2
-    index = (dataset.stack.lattice.frequencies * side).numpy()
-    chunks = list(matched_chunks(dataset, rows, radius))
+    radius = padding * side // 2
+    index = (dataset.stack.lattice.frequencies * side * padding).numpy()
+    chunks = list(matched_chunks(dataset, rows, side / 2))
     size = 3 * voxels.half_grid(radius, 1).nbytes
     threads = int(np.clip(_GRID_BYTES // size, 1, min(torch.get_num_threads(), len(chunks))))
     parts = [Sums(voxels.half_grid(radius, 2), voxels.half_grid(radius, 1)) for _ in range(threads)]
@@ -155,10 +160,12 @@ def insert(dataset: ParticleDataset, rows: NDArray[np.int64], symmetry: NDArray[
     return total
 
 
-def density(sums: Sums, side: int, ssnr: Tensor | None = None) -> Tensor:
+def density(sums: Sums, side: int, padding: int, ssnr: Tensor | None = None) -> Tensor:
     """Solve for the map (side, side, side); filtered where the SSNR of each shell is given."""
-    radius = side // 2
+    padded = padding * side
+    radius = padded // 2
     inside, shell = gridding.shells_inside(radius)
+    shell = (shell + padding // 2) // padding  # of the box
     left = torch.from_numpy(sums.left)[inside][:, 0]
     mean = gridding.shell_mean(left, shell).clamp_min(1e-6)
     # where few images have put anything a voxel is mostly noise
@@ -166,4 +173,5 @@ def density(sums: Sums, side: int, ssnr: Tensor | None = None) -> Tensor:
     grid = torch.zeros(inside.shape, dtype=torch.complex64)
     grid[inside] = torch.view_as_complex(torch.from_numpy(sums.right)[inside]) / weight
     half = gridding.centre_of(grid.unsqueeze(-1).numpy(), radius - 1)[..., 0]
-    return fourier.ifft(gridding.whole(half, side), 3).real / gridding.interpolation(side)
+    wide = fourier.ifft(gridding.whole(half, padded), 3).real / gridding.interpolation(padded)
+    return fourier.crop(wide, side, 3).contiguous()
