@@ -144,11 +144,10 @@ def insert(
     def work(thread: int) -> None:
         for _, read in chunks[thread::threads]:
             rotation, centred, weight = read()
-            one = np.ones((len(weight), 1), dtype=np.float32)
             for turn in turns:
                 turned = np.ascontiguousarray(rotation @ turn)
                 coordinates = index[: weight.shape[1]]
-                voxels.add_normal_equations(*parts[thread], turned, coordinates, centred, weight, one, one)
+                voxels.add_images(*parts[thread], turned, coordinates, centred, weight)
 
     in_threads(work, list(range(threads)), threads)
     total = parts[0]
