@@ -19,6 +19,9 @@ VERBS = {
     "generate": "make volumes from a run, at given latent coordinates or at cluster centres",
     "analyze": "PCA, UMAP, clusters, volumes, pictures and a report of a run's latents",
     "filter": "select particles of a run and write them as .star, .cs or row indices",
+    "backproject": "reconstruct voxel maps of two half sets, and say to what resolution they agree",
+    "fsc": "correlate two maps shell by shell",
+    "mask": "make a soft mask of a map",
     "score": "compare a run on simulated particles with the truth",
     "bench": "measure the speed on this machine, alone or beside cryoDRGN",
 }
@@ -30,7 +33,7 @@ usage: drgn VERB key=value ...        (the same as python -m drgn.VERB)
        drgn --version
 
 verbs:
-{chr(10).join(f"  {verb:<10}{line}" for verb, line in VERBS.items())}
+{chr(10).join(f"  {verb:<12}{line}" for verb, line in VERBS.items())}
 
 first steps:
   drgn train                                                    a toy set, simulated on first use

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from drgn.physics import fourier
-from drgn.physics.fsc import fsc, resolution_A
+from drgn.physics.fsc import fsc, randomise_phases, resolution_A
 from drgn.physics.grids import shells
 from drgn.physics.masks import window
 
@@ -105,3 +105,15 @@ def test_resolution_of_an_odd_box():
     assert resolution_A(curve, 2.0, 0.5, box_size=33) == pytest.approx(
         resolution_A(curve, 2.0, 0.5) * 33 / 32
     )
+
+
+def test_random_phases_keep_amplitudes_and_what_is_coarse():
+    generator = torch.Generator().manual_seed(0)
+    volume = torch.randn(16, 16, 16, generator=generator, dtype=torch.float64)
+    changed = fourier.fft(randomise_phases(volume, 5, generator), 3)
+    before = fourier.fft(volume, 3)
+    near = shells(16, 3) < 5
+    torch.testing.assert_close(changed[near], before[near])
+    torch.testing.assert_close(changed.abs(), before.abs())
+    assert not torch.isclose(changed, before)[~near].all()
+    assert fsc(volume, fourier.ifft(changed, 3).real)[6:8].abs().max() < 0.3

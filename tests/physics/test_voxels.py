@@ -86,3 +86,14 @@ def test_a_plane_is_completed_by_its_mates():
     voxels.complete_plane(grid, conjugate=True)
     assert grid[0, 3 - 1, 3 - 2].tolist() == [1.0, -5.0]
     assert grid[0, 3 + 1, 3 + 2].tolist() == [1.0, 5.0]
+
+
+def test_images_of_one_volume_are_added_as_those_of_many(example):
+    _, rotation, coordinates, centred, weight = example
+    one = np.ones((IMAGES, 1), np.float32)
+    sums = [(voxels.half_grid(RADIUS, 2), voxels.half_grid(RADIUS, 1)) for _ in range(2)]
+    voxels.add_normal_equations(*sums[0], rotation, coordinates, centred, weight, one, one)
+    voxels.add_images(*sums[1], rotation, coordinates, centred, weight)
+    for general, quick in zip(*sums, strict=True):
+        np.testing.assert_allclose(quick, general, atol=1e-5)
+        assert np.abs(general).max() > 0.1

@@ -34,6 +34,13 @@ class Reading(NamedTuple):
     row: Tensor
 
 
+def random_halves(group: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Half (N,), 0 or 1, of images of the physical particles `group` (N,): its images stay together."""
+    _, particle = np.unique(group, return_inverse=True)
+    half = np.random.default_rng(seed).permutation(particle.max(initial=-1) + 1) % 2
+    return half[particle].astype(np.int64)
+
+
 class Sample:
     """M images in units of their noise, on the half lattice of a small box, in two halves."""
 
@@ -60,11 +67,9 @@ class Sample:
             torch.from_numpy(table["ctf_premultiplied"].to_numpy(bool).copy()),
             torch.from_numpy(table["phase_flipped"].to_numpy(bool).copy()),
         )
-        # images of one physical particle share a half
         _, group = np.unique(table["group"].to_numpy(str), return_inverse=True)
-        half = np.random.default_rng(0).permutation(group.max() + 1) % 2
         self.group = torch.from_numpy(group.astype(np.int64))
-        self.half = torch.from_numpy(half[group])
+        self.half = torch.from_numpy(random_halves(group, seed=0))
 
     def _images(self, particles: Particles, rows: NDArray[np.int64]) -> Tensor:
         original, reader = particles.box_size, particles.image_reader()

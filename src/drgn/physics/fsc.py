@@ -1,10 +1,14 @@
 """Fourier shell correlation."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from drgn.physics import fourier
 from drgn.physics.grids import shells
+
+_RANDOMISE = 0.8  # unmasked correlation below which phases are randomised
 
 
 def fsc(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -69,3 +73,54 @@ def resolution_A(
             shell = i - 1 + (values[i - 1] - threshold) / (values[i - 1] - values[i])
             return size * pixel_size_A / shell
     return 2 * pixel_size_A
+
+
+class Correlations(NamedTuple):
+    """Curves (D // 2 + 1,) of two maps.
+
+    unmasked: of the maps as they are. masked: of the maps times a mask. randomised: masked, after the phases
+    of both were made random from `from_shell` on. corrected: masked, less what the mask itself brings.
+    """
+
+    unmasked: Tensor
+    masked: Tensor
+    randomised: Tensor
+    corrected: Tensor
+    from_shell: int
+
+
+def correlations(a: Tensor, b: Tensor, mask: Tensor, seed: int = 0) -> Correlations:
+    """Correlate two maps without mask, with it, and corrected for it (Chen et al., Ultramicroscopy, 2013).
+
+    Phases are randomised from the first shell on whose unmasked correlation is below 0.8; the corrected
+    curve is (masked - randomised) / (1 - randomised) from two shells further on, and the masked one before.
+    RELION's postprocessing does the same.
+
+    Parameters
+    ----------
+    a, b, mask
+        (D, D, D).
+    seed
+        Of the random phases.
+    """
+    unmasked, masked = fsc(a, b), fsc(a, b, mask)
+    low = torch.nonzero(unmasked[1:] < _RANDOMISE)
+    if len(low) == 0:
+        return Correlations(unmasked, masked, masked, masked, len(unmasked))
+    start = int(low[0]) + 1
+    generator = torch.Generator().manual_seed(seed)
+    one, two = (randomise_phases(volume, start, generator) for volume in (a, b))
+    randomised = fsc(one, two, mask)
+    corrected = (masked - randomised) / (1 - randomised).clamp_min(1e-6)
+    corrected[: start + 2] = masked[: start + 2]
+    return Correlations(unmasked, masked, randomised, corrected, start)
+
+
+def randomise_phases(volume: Tensor, from_shell: int, generator: torch.Generator) -> Tensor:
+    """A map (D, D, D) with its amplitudes, and with random phases from a shell on."""
+    transform = fourier.fft(volume.double(), 3)
+    # the phases of a real map, so that the result is real
+    noise = fourier.fft(torch.randn(volume.shape, generator=generator, dtype=torch.float64), 3)
+    far = shells(volume.shape[-1], 3) >= from_shell
+    changed = transform.abs() * noise / noise.abs().clamp_min(1e-30)
+    return fourier.ifft(torch.where(far, changed, transform), 3).real

@@ -90,6 +90,11 @@ def add_normal_equations(
     _add(right, left, rotation, coordinates, centred, weight, first, second)
 
 
+def add_images(right: F32, left: F32, rotation: F32, coordinates: F32, centred: C64, weight: F32) -> None:
+    """Add images to one volume: `add_normal_equations` with A = 1 and moments of 1, in less time."""
+    _add_one(right, left, rotation, coordinates, centred, weight)
+
+
 def complete_plane(grid: F32, conjugate: bool) -> None:
     """Give each voxel of the plane z = 0 what fell on its mate, in place; `conjugate` where it is complex."""
     plane = grid[0, :-1, :-1]
@@ -189,3 +194,25 @@ def _add(right, left, rotation, coordinates, centred, weight, first, second):  #
                 voxel = left[k + oz, j + oy, i + ox]
                 for c in range(products):
                     voxel[c] += share * to_left[c]
+
+
+@numba.njit(fastmath=True, nogil=True, cache=True)
+def _add_one(right, left, rotation, coordinates, centred, weight):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    origin = right.shape[2] // 2 - 1
+    for b in range(weight.shape[0]):
+        r = rotation[b]
+        for p in range(weight.shape[1]):
+            u, v = coordinates[p, 0], coordinates[p, 1]
+            i, j, k, dx, dy, dz, sign = _corner(
+                u * r[0, 0] + v * r[1, 0], u * r[0, 1] + v * r[1, 1], u * r[0, 2] + v * r[1, 2], origin
+            )
+            real, imaginary, w = centred[b, p].real, centred[b, p].imag * sign, weight[b, p]
+            for oz in range(2):
+                wz = dz if oz else np.float32(1) - dz
+                for oy in range(2):
+                    wy = wz * (dy if oy else np.float32(1) - dy)
+                    for ox in range(2):
+                        share = wy * (dx if ox else np.float32(1) - dx)
+                        right[k + oz, j + oy, i + ox, 0] += share * real
+                        right[k + oz, j + oy, i + ox, 1] += share * imaginary
+                        left[k + oz, j + oy, i + ox, 0] += share * w

@@ -11,9 +11,15 @@ from drgn.analysis.plots import INK, OKABE_ITO, _dress, _figure, label_colours, 
 
 
 def fsc_curves(
-    panels: Mapping[str, np.ndarray], pixel_size_A: float, path: Path, names: list[str] | None = None
+    panels: Mapping[str, np.ndarray],
+    pixel_size_A: float,
+    path: Path,
+    names: list[str] | None = None,
+    *,
+    box_size: int | None = None,
+    label: str = "correlation with the true map",
 ) -> Path:
-    """Correlation of maps with the truth, one panel for each kind: every curve, and their mean.
+    """Correlation of maps, one panel for each kind: every curve, and their mean where they have no names.
 
     Parameters
     ----------
@@ -25,13 +31,17 @@ def fsc_curves(
         The PNG to write.
     names
         Of the M maps, where each is to be told from the others.
+    box_size
+        D; default the even box that has this many shells.
+    label
+        What is correlated with what.
     """
     figure = _figure(5.2 * len(panels), 4.0)
     for panel, (title, curves) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
         shells = curves.shape[1] - 1  # the last one is Nyquist's, half of which is empty
-        frequency = np.arange(shells) / (2 * shells * pixel_size_A)
+        frequency = np.arange(shells) / ((box_size or 2 * shells) * pixel_size_A)
         shown = np.concatenate([np.ones((len(curves), 1)), curves[:, 1:-1]], axis=1)
         if names is None:
             panel.plot(frequency, shown.T, color=OKABE_ITO[4], lw=0.6, alpha=0.5)
@@ -47,7 +57,7 @@ def fsc_curves(
         ticks = np.linspace(0, nyquist, 6)[1:]
         panel.set_xticks(ticks, [f"1/{1 / tick:.1f}" for tick in ticks])
         panel.legend(frameon=False, loc="lower left", fontsize=8, ncols=1 + len(names or ()) // 6)
-        _dress(panel, "spatial frequency (1/Å)", "correlation with the true map")
+        _dress(panel, "spatial frequency (1/Å)", label)
     return save(figure, path)
 
 

@@ -1,0 +1,110 @@
+"""Reconstruct maps from particles with known poses, by voxels: two half maps, both together, and their FSC.
+
+    drgn backproject dataset=custom dataset.particles=run_data.star output=consensus
+    drgn backproject dataset=custom dataset.particles=kept.star dataset.box_size=128 symmetry=D2 seed=1
+    drgn backproject dataset=custom dataset.particles=run_data.star half_sets=random mask=mask.mrc
+
+Writes half_map_1.mrc and half_map_2.mrc (unfiltered), map.mrc (both, Wiener-filtered with the signal-to-noise
+ratio that the halves show), mask.mrc where none is given, fsc.csv and fsc.png. Images are read from the
+prepared stack that training reads too. The FSC is given without mask, with it, with phases randomised from
+where the unmasked FSC falls below 0.8, and corrected by that. Half sets are those of the file
+(rlnRandomSubset, cryoSPARC's split) where it has any, else drawn. Each image is inserted once for every
+rotation of the symmetry, in RELION's orientation of the group.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from drgn.command import command
+from drgn.errors import InputError
+from drgn.signature import build
+
+
+def backproject(
+    *,
+    dataset: Mapping[str, Any],
+    half_sets: Literal["given", "random"],
+    symmetry: str,
+    padding: int,
+    mask: Path | None,
+    seed: int,
+    output: Path,
+    trust: list[str],
+) -> Path:
+    """Reconstruct two half maps and their sum, and correlate the halves.
+
+    Parameters
+    ----------
+    dataset
+        Node of the configuration: `_target_` and keyword arguments, see conf/dataset.
+    half_sets
+        "given": those of the particle file where it has any, else drawn; "random": drawn.
+    symmetry
+        Point group: C1, C2, ..., D2, ..., T, O, I1 or I2.
+    padding
+        How much finer than that of the box the grid of the transform is; memory grows with its cube.
+    mask
+        Map that both halves are multiplied by; None: the paper's recipe (P23) on map.mrc.
+    seed
+        Of the half sets and of the random phases.
+    output
+        Folder to write to.
+    trust
+        Module prefixes that a `_target_` may name besides drgn's, torch's and Lightning's own.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        There is no such symmetry, nothing is selected, a half set has one particle, or the mask is of another
+        box or pixel size.
+    """
+    from drgn.analysis.plots import require_matplotlib
+    from drgn.data import backprojection
+    from drgn.data.progress import CheckProgress
+    from drgn.formats.mrc import write_volume
+    from drgn.physics import masks
+    from drgn.physics.fsc import correlations
+    from drgn.physics.symmetry import point_group
+    from drgn.scoring import foreign_maps, resolution
+    from drgn.simulate import make_missing
+
+    require_matplotlib()
+    group = point_group(symmetry)
+    if padding < 1:
+        raise InputError(f"padding={padding}: expected a whole number of at least 1.")
+    make_missing(dataset)
+    data = build({k: v for k, v in dataset.items() if k != "simulate"}, trust=trust, key="dataset")
+    known = foreign_maps.read(mask, "mask") if mask is not None else None
+    data.prepare_data()
+    meta = data.dataset.stack.meta
+    if known is not None:
+        foreign_maps.require_like(known, meta.box_size, meta.pixel_size_A, "the training box")
+    halves = backprojection.half_sets(data.particles, data.dataset, half_sets, seed)
+    with CheckProgress("backproject") as shown:
+        found = backprojection.reconstruct(data.dataset, halves, group, padding, shown.update)
+        maps = {"half_map_1": found.halves[0], "half_map_2": found.halves[1], "map": found.density}
+        for name, volume in maps.items():
+            write_volume(output / f"{name}.mrc", volume.numpy(), meta.pixel_size_A)
+        shown.update("FSC")
+        inside = known.density if known is not None else masks.soft_mask(found.density, meta.pixel_size_A)
+        if known is None:
+            write_volume(output / "mask.mrc", inside.numpy(), meta.pixel_size_A)
+        curves = correlations(*found.halves, inside, seed)
+        resolution.write(curves, meta.box_size, meta.pixel_size_A, output, "Half maps")
+    numbers = [f"{len(rows):,}" for rows in halves]
+    print(
+        f"{sum(len(rows) for rows in halves):,} images ({' and '.join(numbers)}), half maps agree to:"
+        f" {resolution.sentence(curves, meta.box_size, meta.pixel_size_A)}; in {output}"
+    )
+    return output
+
+
+main = command(backproject)
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Voxel reconstruction: prepared images inserted into the transform of the map, weighted by their CTF.
+
+With images y in units of their noise, CTF c and trilinear shares s, a voxel gathers R = sum s c y and
+L = sum s c^2. A map is R / L; one that is to be looked at is R / (L + mean L / SSNR) with the shell's mean of
+L and its spectral signal-to-noise ratio, SSNR = FSC / (1 - FSC) in a half map and twice that in both: the
+Wiener filter (Scheres, J. Struct. Biol. 180, 519, 2012).
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from drgn.data.dataset import ParticleDataset
+from drgn.data.halves import random_halves
+from drgn.data.matched import in_threads, matched_chunks
+from drgn.errors import InputError
+from drgn.formats.particles import Particles
+from drgn.physics import fourier, gridding, voxels
+from drgn.physics.fsc import fsc
+
+_LEAST = 0.05  # of a shell's mean weight, below which a voxel of a half map counts as that
+_GRID_BYTES = 4e9  # of the grids that threads add to
+
+
+class Sums(NamedTuple):
+    """Half grids of R (z, y, x, 2) and of L (z, y, x, 1), see `physics.voxels`."""
+
+    right: NDArray[np.float32]
+    left: NDArray[np.float32]
+
+
+class Reconstruction(NamedTuple):
+    """Maps (D, D, D) in the grey values of the images.
+
+    halves: of each half set, unfiltered. density: of both, Wiener-filtered. ssnr: (D // 2 + 1,) of it.
+    """
+
+    halves: tuple[Tensor, Tensor]
+    density: Tensor
+    ssnr: Tensor
+
+
+def half_sets(
+    particles: Particles, dataset: ParticleDataset, source: Literal["given", "random"], seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Usable rows of each half set.
+
+    Parameters
+    ----------
+    particles
+        The table of the data set.
+    dataset
+        Says which images are usable, and which show the same particle.
+    source
+        "given": as the particle file says, where it does; "random": half of the particles, drawn.
+    seed
+        Of the draw.
+
+    Raises
+    ------
+    InputError
+        Nothing is selected, a half set has fewer than two particles, or only some particles have one.
+    """
+    rows = np.flatnonzero(~dataset.rejected)
+    path = particles.source.path
+    if len(rows) == 0:
+        raise InputError(f"{path}: no usable image is selected; select some, or look at the images.")
+    group = dataset.group.numpy()[rows]
+    known = particles.table["half_set"].to_numpy()[rows]
+    if source == "given" and (known != 0).any():
+        wrong = np.flatnonzero(~np.isin(known, (1, 2)))
+        if len(wrong):
+            raise InputError(
+                f"{path}: row {particles.table['source_row'].iloc[rows[wrong[0]]]} has the half set"
+                f" {known[wrong[0]]} where 1 or 2 is expected; mend it, or draw them with half_sets=random."
+            )
+        half = known - 1
+    else:
+        half = random_halves(group, seed)
+    halves = rows[half == 0], rows[half == 1]
+    for number, mine in enumerate(halves):
+        count = len(np.unique(dataset.group.numpy()[mine]))
+        if count < 2:
+            raise InputError(
+                f"{path}: half set {number + 1} has {count} particle{'s' * (count != 1)}, where at least 2"
+                " are expected; select more particles, or draw the halves with half_sets=random."
+            )
+    return halves
+
+
+def reconstruct(
+    dataset: ParticleDataset,
+    halves: tuple[NDArray[np.int64], NDArray[np.int64]],
+    symmetry: NDArray[np.float64],
+    padding: int,
+    progress: Callable[[str], None],
+) -> Reconstruction:
+    """Reconstruct the maps of two half sets and of both together.
+
+    Parameters
+    ----------
+    dataset
+        With its prepared stack.
+    halves
+        Rows of each half set.
+    symmetry
+        (G, 3, 3), from `physics.symmetry.point_group`: each image is inserted in G orientations.
+    padding
+        How much finer than that of the box the grid of the transform is.
+    progress
+        Called with what is being done.
+    """
+    meta = dataset.stack.meta
+    side, scale = meta.box_size, meta.density_scale
+    sums = []
+    for number, rows in enumerate(halves):
+        progress(f"half {number + 1}")
+        sums.append(insert(dataset, rows, symmetry, padding))
+    progress("maps")
+    first, second = (scale * density(one, side, padding) for one in sums)
+    curve = fsc(first, second).clamp(1e-3, 0.999)
+    ssnr = 2 * curve / (1 - curve)
+    both = Sums(sums[0].right + sums[1].right, sums[0].left + sums[1].left)
+    return Reconstruction((first, second), scale * density(both, side, padding, ssnr.float()), ssnr)
+
+
+def insert(
+    dataset: ParticleDataset, rows: NDArray[np.int64], symmetry: NDArray[np.float64], padding: int
+) -> Sums:
+    """Add up the images of these rows, in as many threads as torch has."""
+    side = dataset.stack.meta.box_size
+    radius = padding * side // 2
+    index = (dataset.stack.lattice.frequencies * side * padding).numpy()
+    chunks = list(matched_chunks(dataset, rows, side / 2))
+    size = 3 * voxels.half_grid(radius, 1).nbytes
+    threads = int(np.clip(_GRID_BYTES // size, 1, min(torch.get_num_threads(), len(chunks))))
+    parts = [Sums(voxels.half_grid(radius, 2), voxels.half_grid(radius, 1)) for _ in range(threads)]
+    turns = symmetry.astype(np.float32)
+
+    def work(thread: int) -> None:
+        for _, read in chunks[thread::threads]:
+            rotation, centred, weight = read()
+            for turn in turns:
+                turned = np.ascontiguousarray(rotation @ turn)
+                coordinates = index[: weight.shape[1]]
+                voxels.add_images(*parts[thread], turned, coordinates, centred, weight)
+
+    in_threads(work, list(range(threads)), threads)
+    total = parts[0]
+    for part in parts[1:]:
+        np.add(total.right, part.right, out=total.right)
+        np.add(total.left, part.left, out=total.left)
+    voxels.complete_plane(total.right, conjugate=True)
+    voxels.complete_plane(total.left, conjugate=False)
+    return total
+
+
+def density(sums: Sums, side: int, padding: int, ssnr: Tensor | None = None) -> Tensor:
+    """Solve for the map (side, side, side); filtered where the SSNR of each shell is given."""
+    padded = padding * side
+    radius = padded // 2
+    inside, shell = gridding.shells_inside(radius)
+    shell = (shell + padding // 2) // padding  # of the box
+    left = torch.from_numpy(sums.left)[inside][:, 0]
+    mean = gridding.shell_mean(left, shell).clamp_min(1e-6)
+    # where few images have put anything a voxel is mostly noise
+    weight = torch.maximum(left, _LEAST * mean[shell]) if ssnr is None else left + (mean / ssnr)[shell]
+    grid = torch.zeros(inside.shape, dtype=torch.complex64)
+    grid[inside] = torch.view_as_complex(torch.from_numpy(sums.right)[inside]) / weight
+    half = gridding.centre_of(grid.unsqueeze(-1).numpy(), radius - 1)[..., 0]
+    wide = fourier.ifft(gridding.whole(half, padded), 3).real / gridding.interpolation(padded)
+    return fourier.crop(wide, side, 3).contiguous()

@@ -1,0 +1,68 @@
+"""A prepared stack in chunks, each image centred and multiplied by its CTF, for loops over voxels."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from drgn.data.dataset import ParticleDataset
+from drgn.physics import imaging
+
+_CHUNK = 256
+
+
+class Matched(NamedTuple):
+    """B images on the first P frequencies of the lattice.
+
+    rotation: (B, 3, 3), times the volume's pixel over the image's where they differ. centred: (B, P) complex,
+    c y, from `imaging.matched_filter`. weight: (B, P), c^2.
+    """
+
+    rotation: NDArray[np.float32]
+    centred: NDArray[np.complex64]
+    weight: NDArray[np.float32]
+
+
+def matched_chunks(
+    dataset: ParticleDataset, rows: NDArray[np.int64], radius: float
+) -> Iterator[tuple[slice, Callable[[], Matched]]]:
+    """Slices of the rows, each with a function that reads these images up to a radius in Fourier pixels."""
+    lattice = dataset.stack.lattice.frequencies
+    n = int((lattice.norm(dim=1) * dataset.stack.meta.box_size < radius).sum())
+    frequencies = lattice[:n]
+
+    def reader(chunk: slice) -> Callable[[], Matched]:
+        def read() -> Matched:
+            batch = dataset[rows[chunk]]
+            known = (batch["pixel_size_A"], batch["ctf_parameters"])
+            contrast, phase = imaging.transfer(frequencies, *known, batch["shift_px"])
+            multiplied = torch.ones_like(contrast)
+            if (batch["premultiplied"] | batch["phase_flipped"]).any():  # the CTF once more, else for nothing
+                multiplied = imaging.multiplier(
+                    frequencies, *known, batch["premultiplied"], batch["phase_flipped"]
+                )
+            centred = imaging.matched_filter(batch["image"][:, :n], contrast, phase, multiplied)
+            rotation = batch["rotation"]
+            if "frequency_scale" in batch:  # the kernels turn and scale in one
+                rotation = rotation * batch["frequency_scale"][:, None, None]
+            return Matched(rotation.numpy(), centred.contiguous().numpy(), contrast.square().numpy())
+
+        return read
+
+    for start in range(0, len(rows), _CHUNK):
+        chunk = slice(start, min(start + _CHUNK, len(rows)))
+        yield chunk, reader(chunk)
+
+
+def in_threads(work: Callable[[Any], None], items: list[Any], threads: int) -> None:
+    """Do the work for all items in threads, each torch operation in one of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(before)

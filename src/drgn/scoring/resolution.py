@@ -1,0 +1,53 @@
+"""What the correlation of two maps says: a table, a picture and one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from drgn.formats.atomic import replacing
+from drgn.physics.fsc import Correlations, resolution_A
+from drgn.scoring.plots import fsc_curves
+
+_SHOWN = {
+    "unmasked": "unmasked",
+    "masked": "masked",
+    "randomised": "masked, phases randomised",
+    "corrected": "masked, corrected",
+}
+
+
+def table(found: Correlations, box_size: int, pixel_size_A: float) -> pd.DataFrame:
+    """One row for each shell: its frequency and the four curves."""
+    shell = np.arange(len(found.unmasked))
+    frequency = shell / (box_size * pixel_size_A)
+    with np.errstate(divide="ignore"):
+        columns = {"shell": shell, "frequency_1_A": frequency, "resolution_A": 1 / frequency}
+    return pd.DataFrame({**columns, **{name: getattr(found, name).numpy() for name in _SHOWN}})
+
+
+def write(found: Correlations, box_size: int, pixel_size_A: float, folder: Path, title: str) -> None:
+    """Write fsc.csv and fsc.png into a folder."""
+    with replacing(folder / "fsc.csv") as temporary:
+        table(found, box_size, pixel_size_A).to_csv(temporary, index=False, float_format="%.6g")
+    shown = np.stack([getattr(found, name).numpy() for name in _SHOWN])
+    fsc_curves(
+        {title: shown},
+        pixel_size_A,
+        folder / "fsc.png",
+        list(_SHOWN.values()),
+        box_size=box_size,
+        label="Fourier shell correlation",
+    )
+
+
+def sentence(found: Correlations, box_size: int, pixel_size_A: float) -> str:
+    """Resolutions at 0.5 and 0.143 of the unmasked, masked and corrected curves."""
+    said = []
+    for name in ("corrected", "masked", "unmasked"):
+        values = [
+            resolution_A(getattr(found, name), pixel_size_A, threshold, box_size=box_size)
+            for threshold in (0.5, 0.143)
+        ]
+        said.append(f"{name} {values[0]:.4g} A at 0.5 and {values[1]:.4g} A at 0.143")
+    return "; ".join(said)

@@ -1,0 +1,112 @@
+"""The verbs fsc and mask: closed forms, and sentences for maps that do not fit."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from drgn.command import bind, compose
+from drgn.errors import InputError
+from drgn.formats.mrc import read_volume, write_volume
+from drgn.fsc import fsc
+from drgn.mask import mask
+
+SIZE, PIXEL_A = 32, 5.0
+
+
+def radius_A():
+    axis = (np.arange(SIZE) - SIZE // 2) * PIXEL_A
+    return np.sqrt(sum(x**2 for x in np.meshgrid(axis, axis, axis, indexing="ij")))
+
+
+def ball():
+    return (radius_A() <= 20).astype(np.float32)
+
+
+def run(function, **options):
+    words = [f"{name}={value}" for name, value in options.items()]
+    return function(**bind(function, compose(function.__name__, words)))
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    """Return two maps of the same white signal with noise of half its variance: an FSC of 2/3."""
+    rng = np.random.default_rng(0)
+    signal = rng.normal(size=(SIZE,) * 3)
+    paths = []
+    for name in ("one", "two"):
+        volume = signal + np.sqrt(0.5) * rng.normal(size=signal.shape)
+        write_volume(tmp_path / f"{name}.mrc", volume, PIXEL_A)
+        paths.append(tmp_path / f"{name}.mrc")
+    return paths
+
+
+def test_the_curve_is_that_of_signal_and_noise(noisy, tmp_path, capsys):
+    write_volume(tmp_path / "ones.mrc", np.ones((SIZE,) * 3), PIXEL_A)
+    run(fsc, map_1=noisy[0], map_2=noisy[1], mask=tmp_path / "ones.mrc", output=tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "fsc.csv")
+    far = table[5:]
+    np.testing.assert_allclose(far["unmasked"], 2 / 3, atol=0.1)
+    np.testing.assert_allclose(far["masked"], far["unmasked"], atol=1e-5)
+    np.testing.assert_allclose(far["randomised"], 0, atol=0.15)
+    expected = (far["masked"] - far["randomised"]) / (1 - far["randomised"])
+    np.testing.assert_allclose(far["corrected"], expected, atol=1e-4)
+    assert (tmp_path / "out" / "fsc.png").stat().st_size > 10_000
+    assert "unmasked 10 A at 0.5 and 10 A at 0.143" in capsys.readouterr().out
+
+
+def test_a_mask_does_not_make_noise_agree(tmp_path):
+    rng = np.random.default_rng(1)
+    smooth = np.exp(-((radius_A() / 30) ** 2))  # what both have in common is coarse
+    paths = [tmp_path / f"{i}.mrc" for i in (1, 2)]
+    for path in paths:
+        write_volume(path, 20 * smooth + rng.normal(size=smooth.shape), PIXEL_A)
+    # a tight mask multiplies both noises and lends both the same edge
+    write_volume(tmp_path / "tight.mrc", ball(), PIXEL_A)
+    run(fsc, map_1=paths[0], map_2=paths[1], mask=tmp_path / "tight.mrc", output=tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "fsc.csv")
+    far = table[8 : SIZE // 2]
+    assert far["masked"].mean() > 0.3  # the mask's own agreement
+    assert abs(far["corrected"].mean()) < 0.2
+
+
+def test_maps_that_do_not_fit_are_one_sentence(noisy, tmp_path):
+    out = tmp_path / "out"
+    write_volume(tmp_path / "small.mrc", np.ones((16,) * 3), PIXEL_A)
+    with pytest.raises(InputError, match=r"small.mrc has a box of 16 voxels and .*one.mrc one of 32"):
+        run(fsc, map_1=noisy[0], map_2=tmp_path / "small.mrc", output=out)
+    with pytest.raises(InputError, match=r"small.mrc has a box of 16 voxels"):
+        run(fsc, map_1=noisy[0], map_2=noisy[1], mask=tmp_path / "small.mrc", output=out)
+    write_volume(tmp_path / "fine.mrc", np.ones((SIZE,) * 3), 4.0)
+    with pytest.raises(InputError, match=r"fine.mrc has voxels of 4 A and .*one.mrc of 5 A"):
+        run(fsc, map_1=noisy[0], map_2=tmp_path / "fine.mrc", output=out)
+    with pytest.raises(InputError, match=r"map_2=nowhere.mrc is not there"):
+        run(fsc, map_1=noisy[0], map_2="nowhere.mrc", output=out)
+    write_volume(tmp_path / "nan.mrc", np.full((SIZE,) * 3, np.nan), PIXEL_A)
+    with pytest.raises(InputError, match=r"nan.mrc has voxels that are not finite"):
+        run(fsc, map_1=noisy[0], map_2=tmp_path / "nan.mrc", output=out)
+    assert not out.exists()
+
+
+def test_the_mask_is_the_papers(tmp_path):
+    write_volume(tmp_path / "ball.mrc", ball(), PIXEL_A)
+    made, pixel_A = read_volume(run(mask, map=tmp_path / "ball.mrc", output=tmp_path / "mask.mrc"))
+    assert pixel_A == pytest.approx(PIXEL_A)
+    r = radius_A()
+    # a ball of 20 A grows by 25 A and ends 15 A further out, to the size of a voxel
+    assert (made[r < 45 - PIXEL_A] == 1).all()
+    assert (made[r > 60 + PIXEL_A] == 0).all()
+    edge = made[(r > 45 + PIXEL_A) & (r < 60 - PIXEL_A)]
+    assert 0 < edge.min() <= edge.max() < 1
+    tight, _ = read_volume(
+        run(mask, map=tmp_path / "ball.mrc", output=tmp_path / "tight.mrc", dilate_A=0, edge_A=0)
+    )
+    torch.testing.assert_close(torch.from_numpy(tight), torch.from_numpy(ball()))
+
+
+def test_a_mask_of_nothing_is_one_sentence(tmp_path):
+    write_volume(tmp_path / "ball.mrc", ball(), PIXEL_A)
+    with pytest.raises(InputError, match=r"no voxel is above threshold=2; the densities go from 0 to 1"):
+        run(mask, map=tmp_path / "ball.mrc", output=tmp_path / "m.mrc", threshold=2)
+    with pytest.raises(InputError, match=r"edge_A=-1: expected a width of at least 0 A"):
+        run(mask, map=tmp_path / "ball.mrc", output=tmp_path / "m.mrc", edge_A=-1)
