@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the file whose tests take minutes, so that no process ends alone with them."""
+    items.sort(key=lambda item: item.path.name != "test_foreign.py")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder of small real inputs, which are not part of the repository."""

@@ -54,7 +54,7 @@ def test_the_demo_orders_the_motion_and_separates_the_class(tmp_path: Path) -> N
     options += [f"dataset.simulate.output={tmp_path / 'particles'}", f"dataset.cache={tmp_path / 'prepared'}"]
     train(**bind(train, compose("train", options)))
     scores = score(**{**compose("score", ["n_images=6", "n_maps=2"]), "run": tmp_path / "run"})
-    assert scores["spearman_motion"] >= 0.95
+    assert scores["spearman_motion"] >= 0.97
     assert scores["ari_attached"] >= 0.95
 
 
