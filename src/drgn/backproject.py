@@ -7,10 +7,10 @@
 Writes half_map_1.mrc and half_map_2.mrc (unfiltered), map.mrc (both, Wiener-filtered with the signal-to-noise
 ratio that the halves show), sharpened.mrc (the mean of the halves, weighed by their correlation, sharpened,
 low-passed), mask.mrc where none is given, fsc.csv and fsc.png, and local_resolution.mrc where a window is
-given. Images are read from the prepared stack that training reads too. The FSC is given without mask, with it,
-with phases randomised from where the unmasked FSC falls below 0.8, and corrected by that. Half sets are those
-of the file (rlnRandomSubset, cryoSPARC's split) where it has any, else drawn. Each image is inserted once for every
-rotation of the symmetry, in RELION's orientation of the group.
+given. Images are read from the prepared stack that training reads too. The FSC is given without mask, with
+it, with phases randomised from where the unmasked FSC falls below 0.8, and corrected by that. Half sets are
+those of the file (rlnRandomSubset, cryoSPARC's split) where it has any, else drawn. Each image is inserted
+once for every rotation of the symmetry, in RELION's orientation of the group.
 """
 
 from collections.abc import Mapping
