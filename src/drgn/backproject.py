@@ -5,11 +5,12 @@
     drgn backproject dataset=custom dataset.particles=run_data.star half_sets=random mask=mask.mrc
 
 Writes half_map_1.mrc and half_map_2.mrc (unfiltered), map.mrc (both, Wiener-filtered with the signal-to-noise
-ratio that the halves show), mask.mrc where none is given, fsc.csv and fsc.png. Images are read from the
-prepared stack that training reads too. The FSC is given without mask, with it, with phases randomised from
-where the unmasked FSC falls below 0.8, and corrected by that. Half sets are those of the file
-(rlnRandomSubset, cryoSPARC's split) where it has any, else drawn. Each image is inserted once for every
-rotation of the symmetry, in RELION's orientation of the group.
+ratio that the halves show), sharpened.mrc (the mean of the halves, weighed by their correlation, sharpened,
+low-passed), mask.mrc where none is given, fsc.csv and fsc.png, and local_resolution.mrc where a window is
+given. Images are read from the prepared stack that training reads too. The FSC is given without mask, with
+it, with phases randomised from where the unmasked FSC falls below 0.8, and corrected by that. Half sets are
+those of the file (rlnRandomSubset, cryoSPARC's split) where it has any, else drawn. Each image is inserted
+once for every rotation of the symmetry, in RELION's orientation of the group.
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,10 @@ def backproject(
     symmetry: str,
     padding: int,
     mask: Path | None,
+    b_factor_A2: float | None,
+    guinier_from_A: float,
+    low_pass_A: float | None,
+    local_window_A: float | None,
     seed: int,
     output: Path,
     trust: list[str],
@@ -46,6 +51,14 @@ def backproject(
         How much finer than that of the box the grid of the transform is; memory grows with its cube.
     mask
         Map that both halves are multiplied by; None: the paper's recipe (P23) on map.mrc.
+    b_factor_A2
+        Of the sharpening, negative to sharpen; None: that of the fall of the amplitudes (Guinier).
+    guinier_from_A
+        Resolution from which on the fall is fitted.
+    low_pass_A
+        Of the sharpened map; None: the resolution of the corrected curve at 0.143.
+    local_window_A
+        Width of the window of the local resolution (at an FSC of 0.5); None: it is not made.
     seed
         Of the half sets and of the random phases.
     output
@@ -61,15 +74,16 @@ def backproject(
     Raises
     ------
     InputError
-        There is no such symmetry, nothing is selected, a half set has one particle, or the mask is of another
-        box or pixel size.
+        There is no such symmetry, nothing is selected, a half set has one particle, the mask is of another
+        box or pixel size, or a resolution is not positive.
     """
     from drgn.analysis.plots import require_matplotlib
     from drgn.data import backprojection
     from drgn.data.progress import CheckProgress
     from drgn.formats.mrc import write_volume
-    from drgn.physics import masks
+    from drgn.physics import masks, sharpening
     from drgn.physics.fsc import correlations
+    from drgn.physics.local_resolution import local_resolution
     from drgn.physics.symmetry import point_group
     from drgn.scoring import foreign_maps, resolution
     from drgn.simulate import make_missing
@@ -78,6 +92,13 @@ def backproject(
     group = point_group(symmetry)
     if padding < 1:
         raise InputError(f"padding={padding}: expected a whole number of at least 1.")
+    for name, value in (
+        ("guinier_from_A", guinier_from_A),
+        ("low_pass_A", low_pass_A),
+        ("local_window_A", local_window_A),
+    ):
+        if value is not None and value <= 0:
+            raise InputError(f"{name}={value:g}: expected a length above 0 A.")
     make_missing(dataset)
     data = build({k: v for k, v in dataset.items() if k != "simulate"}, trust=trust, key="dataset")
     known = foreign_maps.read(mask, "mask") if mask is not None else None
@@ -97,11 +118,27 @@ def backproject(
             write_volume(output / "mask.mrc", inside.numpy(), meta.pixel_size_A)
         curves = correlations(*found.halves, inside, seed)
         resolution.write(curves, meta.box_size, meta.pixel_size_A, output, "Half maps")
+        reached_A = resolution.corrected_A(curves, meta.box_size, meta.pixel_size_A, 0.143)
+        mean = (found.halves[0] + found.halves[1]) / 2
+        weighed = sharpening.weigh_shells(mean, sharpening.figure_of_merit(curves.corrected))
+        fall = sharpening.guinier(weighed, meta.pixel_size_A, guinier_from_A, reached_A)
+        b = b_factor_A2 if b_factor_A2 is not None else (fall.b_factor_A2 if fall is not None else 0.0)
+        sharp = sharpening.sharpened(mean, meta.pixel_size_A, curves.corrected, b, low_pass_A or reached_A)
+        write_volume(output / "sharpened.mrc", sharp.numpy(), meta.pixel_size_A)
+        if local_window_A is not None:
+            local = local_resolution(*found.halves, meta.pixel_size_A, local_window_A, progress=shown.update)
+            write_volume(output / "local_resolution.mrc", local.numpy(), meta.pixel_size_A)
     numbers = [f"{len(rows):,}" for rows in halves]
     print(
         f"{sum(len(rows) for rows in halves):,} images ({' and '.join(numbers)}), half maps agree to:"
         f" {resolution.sentence(curves, meta.box_size, meta.pixel_size_A)}; in {output}"
     )
+    if b_factor_A2 is None:
+        print(
+            f"B-factor {b:.0f} A^2 (Guinier, {guinier_from_A:g} to {reached_A:.3g} A)"
+            if fall is not None
+            else f"no B-factor: fewer than 4 shells between {guinier_from_A:g} and {reached_A:.3g} A"
+        )
     return output
 
 

@@ -1,5 +1,7 @@
 """Voxel reconstruction against the truth, against RELION, and with inputs that are no good."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -74,7 +76,7 @@ def test_the_map_is_the_true_one(maps):
     assert resolution_A(curve, PIXEL_A, 0.5) < 2 * PIXEL_A / 0.8  # beyond 80 % of Nyquist
     assert curve[1 : SIZE // 4].min() > 0.95
     assert fsc(maps["map"].flip(0).roll(1, 0), truth)[3 : SIZE // 2].max() < 0.6  # the other hand
-    assert set(maps) == {"map", "half_map_1", "half_map_2", "mask"}
+    assert set(maps) == {"map", "half_map_1", "half_map_2", "mask", "sharpened"}
 
 
 def test_the_halves_tell_how_well_the_map_agrees_with_the_truth(maps, particles):
@@ -142,6 +144,7 @@ def test_the_half_sets_of_the_file_are_used(particles, tmp_path):
         ("symmetry=X3", "symmetry=X3: expected C1"),
         ("padding=0", "padding=0: expected a whole number of at least 1"),
         ("mask=nowhere.mrc", "mask=nowhere.mrc is not there"),
+        ("local_window_A=0", "local_window_A=0: expected a length above 0 A"),
     ],
 )
 def test_a_bad_option_is_one_sentence(particles, override, sentence):
@@ -163,3 +166,15 @@ def test_a_mask_of_another_box_or_pixel_is_one_sentence(particles):
     write_volume(folder / "fine.mrc", np.ones((SIZE,) * 3, np.float32), 1.0)
     with pytest.raises(InputError, match=r"has voxels of 1 A and the training box of 6 A"):
         run(particles, folder / "x", f"mask={folder / 'fine.mrc'}")
+
+
+def test_the_map_is_sharpened_and_its_local_resolution_made(maps, particles, capsys):
+    options = ("guinier_from_A=60", "local_window_A=60", "low_pass_A=15")
+    made = run(particles, particles.parent / "sharp", *options)
+    # blobs of sigma 4.8 A fall as exp(-2 pi^2 sigma^2 s^2), a B-factor of 8 pi^2 sigma^2
+    said = re.search(r"B-factor (-\d+) A\^2 \(Guinier, 60 to", capsys.readouterr().out)
+    assert float(said[1]) == pytest.approx(-8 * np.pi**2 * (0.8 * PIXEL_A) ** 2, rel=0.2)
+    inside = made["mask"] == 1
+    assert made["local_resolution"][inside].median() < 2 * PIXEL_A / 0.8
+    near, far = (made["sharpened"].abs()[inside == flag].mean() for flag in (True, False))
+    assert near > 3 * far

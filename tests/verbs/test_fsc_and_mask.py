@@ -1,5 +1,7 @@
 """The verbs fsc and mask: closed forms, and sentences for maps that do not fit."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,9 @@ from drgn.errors import InputError
 from drgn.formats.mrc import read_volume, write_volume
 from drgn.fsc import fsc
 from drgn.mask import mask
+from drgn.physics import masks
+from drgn.physics.alignment import MIRROR, resampled
+from drgn.physics.rotations import from_rotvec
 
 SIZE, PIXEL_A = 32, 5.0
 
@@ -110,3 +115,27 @@ def test_a_mask_of_nothing_is_one_sentence(tmp_path):
         run(mask, map=tmp_path / "ball.mrc", output=tmp_path / "m.mrc", threshold=2)
     with pytest.raises(InputError, match=r"edge_A=-1: expected a width of at least 0 A"):
         run(mask, map=tmp_path / "ball.mrc", output=tmp_path / "m.mrc", edge_A=-1)
+
+
+@pytest.mark.full
+def test_a_foreign_map_is_laid_on_the_other(tmp_path, capsys):
+    rng = np.random.default_rng(3)
+    reference = masks.low_pass(torch.from_numpy(rng.normal(size=(SIZE,) * 3)), PIXEL_A, 25.0)
+    reference = reference * (radius_A() < 50)
+    turn = from_rotvec(torch.tensor([0.3, -2.0, 0.5], dtype=torch.float64))
+    foreign = resampled(reference, turn @ MIRROR, torch.tensor([2.0, 0.0, -1.0]))
+    foreign = 40 * foreign + 0.1 * torch.from_numpy(rng.normal(size=foreign.shape))
+    for name, volume in (("reference", reference), ("foreign", foreign)):
+        write_volume(tmp_path / f"{name}.mrc", volume.numpy(), PIXEL_A)
+    options = {"map_1": tmp_path / "reference.mrc", "map_2": tmp_path / "foreign.mrc"}
+    run(fsc, **options, output=tmp_path / "before")
+    run(fsc, **options, align="true", output=tmp_path / "out")
+    before, after = (pd.read_csv(tmp_path / o / "fsc.csv")["unmasked"][2:6] for o in ("before", "out"))
+    assert before.mean() < 0.5 < 0.97 < after.min()
+    said = re.search(
+        r"mirrored, turned by (\S+) degrees and shifted by (\S+) A onto", capsys.readouterr().out
+    )
+    angle = np.degrees(np.linalg.norm([0.3, -2.0, 0.5]))
+    assert [float(x) for x in said.groups()] == pytest.approx([angle, np.sqrt(5) * PIXEL_A], abs=0.5)
+    laid, _ = read_volume(tmp_path / "out" / "aligned.mrc")
+    assert np.corrcoef(laid.ravel(), reference.numpy().ravel())[0, 1] > 0.98

@@ -37,11 +37,13 @@ class Reconstruction(NamedTuple):
     """Maps (D, D, D) in the grey values of the images.
 
     halves: of each half set, unfiltered. density: of both, Wiener-filtered. ssnr: (D // 2 + 1,) of it.
+    images: how many are behind it, (sum w)^2 / sum w^2 with their weights.
     """
 
     halves: tuple[Tensor, Tensor]
     density: Tensor
     ssnr: Tensor
+    images: float
 
 
 def half_sets(
@@ -98,6 +100,7 @@ def reconstruct(
     symmetry: NDArray[np.float64],
     padding: int,
     progress: Callable[[str], None],
+    weights: NDArray[np.float32] | None = None,
 ) -> Reconstruction:
     """Reconstruct the maps of two half sets and of both together.
 
@@ -113,25 +116,34 @@ def reconstruct(
         How much finer than that of the box the grid of the transform is.
     progress
         Called with what is being done.
+    weights
+        (N,) of all rows of the dataset; None: 1.
     """
     meta = dataset.stack.meta
     side, scale = meta.box_size, meta.density_scale
     sums = []
     for number, rows in enumerate(halves):
         progress(f"half {number + 1}")
-        sums.append(insert(dataset, rows, symmetry, padding))
+        sums.append(insert(dataset, rows, symmetry, padding, weights))
     progress("maps")
     first, second = (scale * density(one, side, padding) for one in sums)
     curve = fsc(first, second).clamp(1e-3, 0.999)
     ssnr = 2 * curve / (1 - curve)
     both = Sums(sums[0].right + sums[1].right, sums[0].left + sums[1].left)
-    return Reconstruction((first, second), scale * density(both, side, padding, ssnr.float()), ssnr)
+    used = np.concatenate(halves)
+    shares = np.ones(len(used)) if weights is None else weights[used].astype(np.float64)
+    images = float(shares.sum() ** 2 / np.square(shares).sum())
+    return Reconstruction((first, second), scale * density(both, side, padding, ssnr.float()), ssnr, images)
 
 
 def insert(
-    dataset: ParticleDataset, rows: NDArray[np.int64], symmetry: NDArray[np.float64], padding: int
+    dataset: ParticleDataset,
+    rows: NDArray[np.int64],
+    symmetry: NDArray[np.float64],
+    padding: int,
+    weights: NDArray[np.float32] | None = None,
 ) -> Sums:
-    """Add up the images of these rows, in as many threads as torch has."""
+    """Add up the images of these rows, in as many threads as torch has; arguments as of `reconstruct`."""
     side = dataset.stack.meta.box_size
     radius = padding * side // 2
     index = (dataset.stack.lattice.frequencies * side * padding).numpy()
@@ -142,8 +154,11 @@ def insert(
     turns = symmetry.astype(np.float32)
 
     def work(thread: int) -> None:
-        for _, read in chunks[thread::threads]:
+        for chunk, read in chunks[thread::threads]:
             rotation, centred, weight = read()
+            if weights is not None:
+                share = weights[rows[chunk]][:, None]
+                centred, weight = centred * share, weight * share
             for turn in turns:
                 turned = np.ascontiguousarray(rotation @ turn)
                 coordinates = index[: weight.shape[1]]

@@ -108,3 +108,9 @@ def shells(box_size: int, ndim: int) -> Tensor:
     axis = torch.arange(box_size) - box_size // 2
     grids = torch.meshgrid(*(axis,) * ndim, indexing="ij")
     return torch.stack(grids).square().sum(0).to(torch.float64).sqrt().round().to(torch.int64)
+
+
+def radii(box_size: int, ndim: int) -> Tensor:
+    """|k| D, or the distance from the centre in pixels, float32, for every element of a centred array."""
+    axis = torch.arange(box_size, dtype=torch.float32) - box_size // 2
+    return torch.stack(torch.meshgrid(*(axis,) * ndim, indexing="ij")).square().sum(0).sqrt()

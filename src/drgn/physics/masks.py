@@ -8,16 +8,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from drgn.physics import fourier
-
-
-def _radius(size: int, ndim: int) -> Tensor:
-    axis = torch.arange(size, dtype=torch.float32) - size // 2
-    return torch.stack(torch.meshgrid(*(axis,) * ndim, indexing="ij")).square().sum(0).sqrt()
+from drgn.physics.grids import radii
 
 
 def window(box_size: int, inner: float = 0.85, outer: float = 0.99, ndim: int = 2) -> Tensor:
     """Round window (D, D[, D]): 1 inside `inner`, a cosine to 0 at `outer`, in fractions of the half box."""
-    fraction = _radius(box_size, ndim) / (box_size / 2)
+    fraction = radii(box_size, ndim) / (box_size / 2)
     ramp = ((fraction - inner) / (outer - inner)).clamp(0, 1)
     return 0.5 * (1 + torch.cos(math.pi * ramp))
 
@@ -66,7 +62,7 @@ def _filtered(volume: Tensor, factor: Tensor) -> Tensor:
 
 def _spatial_frequency(volume: Tensor, pixel_size_A: float) -> Tensor:
     size = volume.shape[-1]
-    return (_radius(size, 3) / (size * pixel_size_A)).to(volume.device)
+    return (radii(size, 3) / (size * pixel_size_A)).to(volume.device)
 
 
 def low_pass(volume: Tensor, pixel_size_A: float, resolution_A: float) -> Tensor:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drgn.physics import fourier, rotations
-from drgn.physics.grids import half_lattice
-from drgn.physics.slices import extract, padded_transform
+from drgn.physics import rotations
+from drgn.physics.alignment import MIRROR, resampled
 
-_MIRROR = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
 _STEPS = 50  # of the geodesic median
 _SMALL_DEG = 1e-3
 _TURNED_DEG, _MOVED_PX = 0.5, 0.1  # less is left as it is: interpolation costs more
@@ -81,11 +78,11 @@ def pose_errors(
         (N, 2).
     """
     told, right = (torch.as_tensor(r, dtype=torch.float64) for r in (rotation, true_rotation))
-    hands = [_turn(told, one) for one in (right, _MIRROR @ right @ _MIRROR)]
+    hands = [_turn(told, one) for one in (right, MIRROR @ right @ MIRROR)]
     medians = [float(error.median()) for _, error in hands]
     mirrored = medians[1] < medians[0]
     turn, error = hands[mirrored]
-    reference = _MIRROR @ right @ _MIRROR if mirrored else right
+    reference = MIRROR @ right @ MIRROR if mirrored else right
     view = _angle(told[:, 2], (reference @ turn)[:, 2])
     difference = torch.as_tensor(shift_A - true_shift_A, dtype=torch.float64)
     design = told[:, :2].reshape(-1, 3)
@@ -103,17 +100,10 @@ def pose_errors(
 
 
 def aligned(volume: Tensor, errors: PoseErrors, pixel_size_A: float) -> Tensor:
-    """Move a map (D, D, D) that belongs to the poses onto the true one: V(r) = V'(Q^T M r + t).
-
-    In Fourier space F(k) = F'(A k) exp(2 pi i (A k).t) with A = Q^T M, inside Nyquist.
-    """
-    lattice = half_lattice(len(volume), 3)
+    """Move a map (D, D, D) that belongs to the poses onto the true one: V(r) = V'(Q^T M r + t)."""
     turn = torch.from_numpy(errors.turn)
-    there = turn.mT @ _MIRROR if errors.mirrored else turn.mT
-    coordinates = (lattice.frequencies.double() @ there.mT).float()
-    phase = 2 * math.pi * (coordinates @ torch.from_numpy(errors.moved_A / pixel_size_A).float())
-    values = extract(padded_transform(volume), coordinates) * torch.polar(torch.ones_like(phase), phase)
-    return fourier.ifft(lattice.scatter(values), 3).real
+    there = turn.mT @ MIRROR if errors.mirrored else turn.mT
+    return resampled(volume, there, torch.from_numpy(errors.moved_A / pixel_size_A))
 
 
 def _turn(told: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,11 @@ def write(found: Correlations, box_size: int, pixel_size_A: float, folder: Path,
     )
 
 
+def corrected_A(found: Correlations, box_size: int, pixel_size_A: float, threshold: float) -> float:
+    """Resolution of the corrected curve."""
+    return resolution_A(found.corrected, pixel_size_A, threshold, box_size=box_size)
+
+
 def sentence(found: Correlations, box_size: int, pixel_size_A: float) -> str:
     """Resolutions at 0.5 and 0.143 of the unmasked, masked and corrected curves."""
     said = []
