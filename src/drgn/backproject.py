@@ -122,8 +122,8 @@ def backproject(
         mean = (found.halves[0] + found.halves[1]) / 2
         weighed = sharpening.weigh_shells(mean, sharpening.figure_of_merit(curves.corrected))
         fall = sharpening.guinier(weighed, meta.pixel_size_A, guinier_from_A, reached_A)
-        b = b_factor_A2 if b_factor_A2 is not None else (fall.b_factor_A2 if fall is not None else 0.0)
-        sharp = sharpening.sharpened(mean, meta.pixel_size_A, curves.corrected, b, low_pass_A or reached_A)
+        b = b_factor_A2 if b_factor_A2 is not None else (fall or 0.0)
+        sharp = sharpening.sharpened(weighed, meta.pixel_size_A, b, low_pass_A or reached_A)
         write_volume(output / "sharpened.mrc", sharp.numpy(), meta.pixel_size_A)
         if local_window_A is not None:
             local = local_resolution(*found.halves, meta.pixel_size_A, local_window_A, progress=shown.update)

@@ -55,6 +55,9 @@ def fsc(
     one, two = foreign_maps.read(map_1, "map_1"), foreign_maps.read(map_2, "map_2")
     box_size, pixel_size_A = one.density.shape[-1], one.pixel_size_A
     foreign_maps.require_like(two, box_size, pixel_size_A, str(map_1))
+    given = foreign_maps.read(mask, "mask") if mask is not None else None
+    if given is not None:
+        foreign_maps.require_like(given, box_size, pixel_size_A, str(map_1))
     if align:
         placed = alignment.align(two.density, one.density, hand)
         two = two._replace(density=alignment.resampled(two.density, placed.matrix, placed.shift_px))
@@ -65,9 +68,7 @@ def fsc(
             f"{map_2} was {mirrored}turned by {placed.angle_deg:.1f} degrees and"
             f" shifted by {moved_A:.1f} A onto {map_1}"
         )
-    if mask is not None:
-        given = foreign_maps.read(mask, "mask")
-        foreign_maps.require_like(given, box_size, pixel_size_A, str(map_1))
+    if given is not None:
         inside = given.density
     else:
         inside = masks.soft_mask((one.density + two.density) / 2, pixel_size_A)

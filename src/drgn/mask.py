@@ -50,7 +50,7 @@ def mask(*, map: Path, output: Path, threshold: float | None, dilate_A: float, e
     density = given.density
     try:
         made = soft_mask(density, given.pixel_size_A, dilate_A=dilate_A, edge_A=edge_A, threshold=threshold)
-    except ValueError:
+    except InputError:
         raise InputError(
             f"{map}: no voxel is above threshold={'null' if threshold is None else f'{threshold:g}'}; the"
             f" densities go from {density.min():.4g} to {density.max():.4g}: give a threshold between them."

@@ -90,6 +90,9 @@ def test_maps_that_do_not_fit_are_one_sentence(noisy, tmp_path):
     write_volume(tmp_path / "nan.mrc", np.full((SIZE,) * 3, np.nan), PIXEL_A)
     with pytest.raises(InputError, match=r"nan.mrc has voxels that are not finite"):
         run(fsc, map_1=noisy[0], map_2=tmp_path / "nan.mrc", output=out)
+    write_volume(tmp_path / "dark.mrc", np.full((SIZE,) * 3, -1.0), PIXEL_A)
+    with pytest.raises(InputError, match="the mask is empty"):
+        run(fsc, map_1=tmp_path / "dark.mrc", map_2=tmp_path / "dark.mrc", output=out)
     assert not out.exists()
 
 

@@ -21,6 +21,7 @@ from drgn.errors import InputError
 from drgn.formats.particles import Particles
 from drgn.physics import fourier, gridding, voxels
 from drgn.physics.fsc import fsc
+from drgn.physics.grids import shell_mean
 
 _LEAST = 0.05  # of a shell's mean weight, below which a voxel of a half map counts as that
 _GRID_BYTES = 4e9  # of the grids that threads add to
@@ -36,14 +37,11 @@ class Sums(NamedTuple):
 class Reconstruction(NamedTuple):
     """Maps (D, D, D) in the grey values of the images.
 
-    halves: of each half set, unfiltered. density: of both, Wiener-filtered. ssnr: (D // 2 + 1,) of it.
-    images: how many are behind it, (sum w)^2 / sum w^2 with their weights.
+    halves: of each half set, unfiltered. density: of both, Wiener-filtered.
     """
 
     halves: tuple[Tensor, Tensor]
     density: Tensor
-    ssnr: Tensor
-    images: float
 
 
 def half_sets(
@@ -100,7 +98,6 @@ def reconstruct(
     symmetry: NDArray[np.float64],
     padding: int,
     progress: Callable[[str], None],
-    weights: NDArray[np.float32] | None = None,
 ) -> Reconstruction:
     """Reconstruct the maps of two half sets and of both together.
 
@@ -116,24 +113,19 @@ def reconstruct(
         How much finer than that of the box the grid of the transform is.
     progress
         Called with what is being done.
-    weights
-        (N,) of all rows of the dataset; None: 1.
     """
     meta = dataset.stack.meta
     side, scale = meta.box_size, meta.density_scale
     sums = []
     for number, rows in enumerate(halves):
         progress(f"half {number + 1}")
-        sums.append(insert(dataset, rows, symmetry, padding, weights))
+        sums.append(insert(dataset, rows, symmetry, padding))
     progress("maps")
     first, second = (scale * density(one, side, padding) for one in sums)
     curve = fsc(first, second).clamp(1e-3, 0.999)
     ssnr = 2 * curve / (1 - curve)
     both = Sums(sums[0].right + sums[1].right, sums[0].left + sums[1].left)
-    used = np.concatenate(halves)
-    shares = np.ones(len(used)) if weights is None else weights[used].astype(np.float64)
-    images = float(shares.sum() ** 2 / np.square(shares).sum())
-    return Reconstruction((first, second), scale * density(both, side, padding, ssnr.float()), ssnr, images)
+    return Reconstruction((first, second), scale * density(both, side, padding, ssnr.float()))
 
 
 def insert(
@@ -141,7 +133,6 @@ def insert(
     rows: NDArray[np.int64],
     symmetry: NDArray[np.float64],
     padding: int,
-    weights: NDArray[np.float32] | None = None,
 ) -> Sums:
     """Add up the images of these rows, in as many threads as torch has; arguments as of `reconstruct`."""
     side = dataset.stack.meta.box_size
@@ -154,11 +145,8 @@ def insert(
     turns = symmetry.astype(np.float32)
 
     def work(thread: int) -> None:
-        for chunk, read in chunks[thread::threads]:
+        for _, read in chunks[thread::threads]:
             rotation, centred, weight = read()
-            if weights is not None:
-                share = weights[rows[chunk]][:, None]
-                centred, weight = centred * share, weight * share
             for turn in turns:
                 turned = np.ascontiguousarray(rotation @ turn)
                 coordinates = index[: weight.shape[1]]
@@ -181,7 +169,7 @@ def density(sums: Sums, side: int, padding: int, ssnr: Tensor | None = None) -> 
     inside, shell = gridding.shells_inside(radius)
     shell = (shell + padding // 2) // padding  # of the box
     left = torch.from_numpy(sums.left)[inside][:, 0]
-    mean = gridding.shell_mean(left, shell).clamp_min(1e-6)
+    mean = shell_mean(left, shell).clamp_min(1e-6)
     # where few images have put anything a voxel is mostly noise
     weight = torch.maximum(left, _LEAST * mean[shell]) if ssnr is None else left + (mean / ssnr)[shell]
     grid = torch.zeros(inside.shape, dtype=torch.complex64)

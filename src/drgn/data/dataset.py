@@ -14,6 +14,7 @@ from drgn.formats.particles import Particles
 from drgn.formats.table import codes_of
 from drgn.physics import imaging
 from drgn.physics.ctf import PARAMETERS
+from drgn.physics.grids import shell_mean
 from drgn.physics.imaging import Batch
 
 _AHEAD = 3  # batches that the disk reads while one is trained on
@@ -128,14 +129,9 @@ class ParticleDataset(Dataset[Batch]):
             noise += m2.double().sum(0)
             transfer += (m2 * c2).sum(0)
 
-        def shell_mean(values: Tensor) -> Tensor:
-            total = torch.zeros(int(shell.max()) + 1, dtype=torch.float64).index_add_(0, shell, values)
-            return (total / torch.bincount(shell).clamp(min=1))[shell] / len(chosen)
-
-        unit = shell_mean(noise).clamp(min=1e-6)
-        signal = (shell_mean(power) / unit - 1).clamp(min=1e-3) / (shell_mean(transfer) / unit).clamp(
-            min=1e-3
-        )
+        smooth = [shell_mean(total, shell)[shell] / len(chosen) for total in (noise, power, transfer)]
+        unit = smooth[0].clamp(min=1e-6)
+        signal = (smooth[1] / unit - 1).clamp(min=1e-3) / (smooth[2] / unit).clamp(min=1e-3)
         return signal.sqrt().float()
 
 

@@ -16,7 +16,7 @@ from drgn.formats.particles import Particles
 from drgn.physics import fourier, imaging, masks
 from drgn.physics.ctf import PARAMETERS
 from drgn.physics.fsc import fsc
-from drgn.physics.grids import half_lattice, shells
+from drgn.physics.grids import half_lattice, shell_mean, shells
 from drgn.physics.slices import extract, insert
 
 _CHUNK = 256
@@ -137,8 +137,7 @@ def _wiener(totals: list[tuple[Tensor, Tensor]]) -> tuple[HalfMap, HalfMap]:
     shell = shells(totals[0][0].shape[-1], 3)
     densities = []
     for total, weight in totals:
-        mean = torch.zeros(int(shell.max()) + 1).index_add_(0, shell.flatten(), weight.flatten())
-        mean /= torch.bincount(shell.flatten()).clamp_min(1)
+        mean = shell_mean(weight.flatten(), shell.flatten())
         transform = total / (weight + 0.1 * mean[shell] + 1e-6)
         transform[shell > shell.shape[-1] // 2 - 1] = 0
         densities.append((transform, fourier.ifft(transform, 3).real))

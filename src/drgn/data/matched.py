@@ -39,11 +39,9 @@ def matched_chunks(
             batch = dataset[rows[chunk]]
             known = (batch["pixel_size_A"], batch["ctf_parameters"])
             contrast, phase = imaging.transfer(frequencies, *known, batch["shift_px"])
-            multiplied = torch.ones_like(contrast)
-            if (batch["premultiplied"] | batch["phase_flipped"]).any():  # the CTF once more, else for nothing
-                multiplied = imaging.multiplier(
-                    frequencies, *known, batch["premultiplied"], batch["phase_flipped"]
-                )
+            multiplied = imaging.multiplier(
+                frequencies, *known, batch["premultiplied"], batch["phase_flipped"]
+            )
             centred = imaging.matched_filter(batch["image"][:, :n], contrast, phase, multiplied)
             rotation = batch["rotation"]
             if "frequency_scale" in batch:  # the kernels turn and scale in one

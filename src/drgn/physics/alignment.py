@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from drgn.physics import fourier, rotations
-from drgn.physics.grids import half_lattice
+from drgn.physics.grids import half_lattice, shell_mean
 from drgn.physics.slices import extract, padded_transform
 
 MIRROR = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
@@ -100,9 +100,9 @@ class _Pair:
         self.lattice = half_lattice(size, 3, radius_px)
         one, two = (fourier.downsample(v.float() - v.float().mean(), size, 3) for v in (volume, reference))
         shell = (self.lattice.frequencies.norm(dim=1) * size).round().long()
-        self.reference = _whitened(self.lattice.gather(fourier.fft(two, 3)), shell)
-        power = _shell_power(self.lattice.gather(fourier.fft(one, 3)), shell)
-        self.weight = 1 / power.sqrt().clamp_min(1e-30)[shell] / math.sqrt(len(shell))
+        known, wanted = (self.lattice.gather(fourier.fft(v, 3)) for v in (one, two))
+        self.reference = wanted * _whitening(wanted, shell)
+        self.weight = _whitening(known, shell)
         self.transform = padded_transform(one)
 
     def search(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,10 +145,7 @@ def _moved(transform: Tensor, frequencies: Tensor, matrix: Tensor, shift_px: Ten
     return extract(transform, coordinates) * torch.polar(torch.ones_like(phase), phase)
 
 
-def _shell_power(values: Tensor, shell: Tensor) -> Tensor:
-    total = torch.zeros(int(shell.max()) + 1).index_add_(0, shell, values.abs().square())
-    return total / torch.bincount(shell).clamp_min(1)
-
-
-def _whitened(values: Tensor, shell: Tensor) -> Tensor:
-    return values / _shell_power(values, shell).sqrt().clamp_min(1e-30)[shell] / math.sqrt(len(shell))
+def _whitening(values: Tensor, shell: Tensor) -> Tensor:
+    """Factors (P,) that give values (P,) the same power in every shell, and all together a power of 1."""
+    power = shell_mean(values.abs().square(), shell)
+    return 1 / power.sqrt().clamp_min(1e-30)[shell] / math.sqrt(len(shell))

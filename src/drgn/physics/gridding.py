@@ -44,12 +44,6 @@ def shells_inside(radius: int) -> tuple[Tensor, Tensor]:
     return inside, r[inside].round().long()
 
 
-def shell_mean(values: Tensor, shell: Tensor) -> Tensor:
-    """Mean of values (M,) over each shell, (S,)."""
-    total = torch.zeros(int(shell.max()) + 1, dtype=values.dtype).index_add_(0, shell, values)
-    return total / torch.bincount(shell).clamp_min(1)
-
-
 def interpolation(side: int) -> Tensor:
     """What trilinear insertion does to a density: sinc^2 along each axis, (side, side, side)."""
     fall = torch.sinc((torch.arange(side) - side // 2) / side).square()

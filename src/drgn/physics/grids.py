@@ -114,3 +114,9 @@ def radii(box_size: int, ndim: int) -> Tensor:
     """|k| D, or the distance from the centre in pixels, float32, for every element of a centred array."""
     axis = torch.arange(box_size, dtype=torch.float32) - box_size // 2
     return torch.stack(torch.meshgrid(*(axis,) * ndim, indexing="ij")).square().sum(0).sqrt()
+
+
+def shell_mean(values: Tensor, shell: Tensor) -> Tensor:
+    """Mean of values (M,) over each shell, (S,)."""
+    total = torch.zeros(int(shell.max()) + 1, dtype=values.dtype).index_add_(0, shell, values)
+    return total / torch.bincount(shell).clamp_min(1)

@@ -123,6 +123,10 @@ def multiplier(
     describe what became of the signal, and programs that premultiply leave them out; for a phase-flipped one
     (`phase_flipped` (B,) bool) the sign of that CTF.
     """
+    dtype = torch.promote_types(frequencies.dtype, ctf_parameters.dtype)
+    # on a GPU the question would wait for all that is under way
+    if not premultiplied.is_cuda and not (premultiplied | phase_flipped).any():
+        return torch.ones(len(pixel_size_A), len(frequencies), dtype=dtype)
     bare = ctf_parameters.clone()
     bare[..., PARAMETERS.index("b_factor_A2")] = 0
     bare[..., PARAMETERS.index("ctf_scale")] = 1

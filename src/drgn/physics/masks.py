@@ -7,6 +7,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from drgn.errors import InputError
 from drgn.physics import fourier
 from drgn.physics.grids import radii
 
@@ -45,12 +46,17 @@ def soft_mask(
     -------
     Tensor
         (D, D, D) float32 in [0, 1].
+
+    Raises
+    ------
+    InputError
+        No voxel is above the threshold.
     """
     density = volume.detach().cpu().numpy()
     level = float(np.percentile(density, 99.99)) / 2 if threshold is None else threshold
     core = density > level
     if not core.any():
-        raise ValueError(f"the mask is empty: no voxel is above the threshold {level:g}")
+        raise InputError(f"the mask is empty: no voxel is above the threshold {level:g}")
     distance_A = ndimage.distance_transform_edt(~core) * pixel_size_A
     ramp = np.clip((distance_A - dilate_A) / max(edge_A, 1e-6), 0, 1)
     return torch.from_numpy((0.5 * (1 + np.cos(np.pi * ramp))).astype(np.float32))

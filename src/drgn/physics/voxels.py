@@ -105,7 +105,8 @@ def complete_plane(grid: F32, conjugate: bool) -> None:
 
 
 @numba.njit(fastmath=True, nogil=True, cache=True, inline="always")
-def _corner(x: float, y: float, z: float, origin: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _corner(u: float, v: float, r: F32, origin: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    x, y, z = u * r[0, 0] + v * r[1, 0], u * r[0, 1] + v * r[1, 1], u * r[0, 2] + v * r[1, 2]
     sign = np.float32(1.0)
     if z < 0:
         x, y, z, sign = -x, -y, -z, np.float32(-1.0)
@@ -123,10 +124,7 @@ def _statistics(grid, rotation, coordinates, centred, weight, gram, overlap):  #
     for b in range(weight.shape[0]):
         r = rotation[b]
         for p in range(weight.shape[1]):
-            u, v = coordinates[p, 0], coordinates[p, 1]
-            i, j, k, dx, dy, dz, sign = _corner(
-                u * r[0, 0] + v * r[1, 0], u * r[0, 1] + v * r[1, 1], u * r[0, 2] + v * r[1, 2], origin
-            )
+            i, j, k, dx, dy, dz, sign = _corner(coordinates[p, 0], coordinates[p, 1], r, origin)
             value[:] = 0
             for corner in range(8):
                 ox, oy, oz = corner & 1, (corner >> 1) & 1, corner >> 2
@@ -148,10 +146,7 @@ def _fit_whole(grid, rotation, coordinates, centred, weight, power, overlap):  #
     for b in range(weight.shape[0]):
         r = rotation[b]
         for p in range(weight.shape[1]):
-            u, v = coordinates[p, 0], coordinates[p, 1]
-            i, j, k, dx, dy, dz, sign = _corner(
-                u * r[0, 0] + v * r[1, 0], u * r[0, 1] + v * r[1, 1], u * r[0, 2] + v * r[1, 2], origin
-            )
+            i, j, k, dx, dy, dz, sign = _corner(coordinates[p, 0], coordinates[p, 1], r, origin)
             ex, ey, ez = np.float32(1) - dx, np.float32(1) - dy, np.float32(1) - dz
             w0, w1, w2, w3 = ex * ey * ez, dx * ey * ez, ex * dy * ez, dx * dy * ez
             w4, w5, w6, w7 = ex * ey * dz, dx * ey * dz, ex * dy * dz, dx * dy * dz
@@ -175,10 +170,7 @@ def _add(right, left, rotation, coordinates, centred, weight, first, second):  #
     for b in range(weight.shape[0]):
         r = rotation[b]
         for p in range(weight.shape[1]):
-            u, v = coordinates[p, 0], coordinates[p, 1]
-            i, j, k, dx, dy, dz, sign = _corner(
-                u * r[0, 0] + v * r[1, 0], u * r[0, 1] + v * r[1, 1], u * r[0, 2] + v * r[1, 2], origin
-            )
+            i, j, k, dx, dy, dz, sign = _corner(coordinates[p, 0], coordinates[p, 1], r, origin)
             real, imaginary = centred[b, p].real, centred[b, p].imag * sign
             for a in range(volumes):
                 to_right[2 * a] = first[b, a] * real
@@ -202,10 +194,7 @@ def _add_one(right, left, rotation, coordinates, centred, weight):  # type: igno
     for b in range(weight.shape[0]):
         r = rotation[b]
         for p in range(weight.shape[1]):
-            u, v = coordinates[p, 0], coordinates[p, 1]
-            i, j, k, dx, dy, dz, sign = _corner(
-                u * r[0, 0] + v * r[1, 0], u * r[0, 1] + v * r[1, 1], u * r[0, 2] + v * r[1, 2], origin
-            )
+            i, j, k, dx, dy, dz, sign = _corner(coordinates[p, 0], coordinates[p, 1], r, origin)
             real, imaginary, w = centred[b, p].real, centred[b, p].imag * sign, weight[b, p]
             for oz in range(2):
                 wz = dz if oz else np.float32(1) - dz

@@ -15,6 +15,7 @@ from drgn.data.dataset import ParticleDataset
 from drgn.data.matched import Matched, in_threads, matched_chunks
 from drgn.models.basis import Basis, Statistics, shared
 from drgn.physics import fourier, gridding, masks, voxels
+from drgn.physics.grids import shell_mean
 from drgn.physics.slices import padded_transform
 
 _PASSES = ((8, 4), (12, 2), (16, 2), (24, 2))  # radius in Fourier pixels, passes at it
@@ -135,12 +136,10 @@ class Expectation:
             system[:, a, b] = system[:, b, a] = left[:, column]
         share = self.basis.mean_share()
         total = (share @ system @ share).clamp_min(0)
-        weight = gridding.shell_mean(total, shell)
+        weight = shell_mean(total, shell)
         plain = right @ share.to(right.dtype) / (total + 0.05 * weight[shell] + 1e-6)
         # the power of the mean, less that of its noise
-        power = (gridding.shell_mean(plain.abs().square(), shell) - 1 / weight.clamp_min(1e-6)).clamp_min(
-            1e-3
-        )
+        power = (shell_mean(plain.abs().square(), shell) - 1 / weight.clamp_min(1e-6)).clamp_min(1e-3)
         if not self.started:  # noise of low frequency, which the passes turn into what varies
             self.started = True
             draw = torch.randn(len(right), self.volumes, 2, generator=self.generator)
