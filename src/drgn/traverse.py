@@ -1,6 +1,6 @@
 """Follow a path through the latent space: maps along it, a movie, a ChimeraX script.
 
-    drgn traverse                                            # principal component 1, from the 5th to the 95th percentile
+    drgn traverse                                            # principal component 1, percentiles 5 to 95
     drgn traverse pc=2 points=10 low=1 high=99
     drgn traverse kind=percentiles                           # of a one-dimensional latent
     drgn traverse kind=line anchors=[3,120]                  # straight from particle 3 to particle 120
@@ -11,9 +11,9 @@
     drgn traverse kind=graph random=5 disconnected=widen
     drgn traverse run=my_cryodrgn_run kind=graph random=3    # z.txt for cryodrgn eval_vol --zfile
 
-Writes to traverse/NAME/ of the run: z.csv and path.npz (points, particles, latents), path.png (the path over the
-latents), vol_000.mrc and on, movie.gif and movie.mp4, chimerax.cxc (opens the maps in ChimeraX and saves a movie
-there) and traverse.json (how the path was found; the contour level). An .mp4 needs pip install 'drgn[movie]'.
+Writes to traverse/NAME/ of the run: z.csv and path.npz (points, particles, latents), path.png (the path over
+the latents), vol_000.mrc and on, movie.gif and movie.mp4, chimerax.cxc (opens the maps in ChimeraX, saves a
+movie) and traverse.json (how the path was found; the contour level). An .mp4 needs pip install 'drgn[movie]'.
 """
 
 from pathlib import Path

@@ -141,7 +141,7 @@ def islands():
 def test_anchors_apart_are_one_sentence(islands):
     sentence = (
         r"^No path joins the anchors: anchors 0 \(000003@a\.mrcs\), 1 \(000009@a\.mrcs\) among 50 particles; "
-        r"anchor 2 \(000060@a\.mrcs\) among 30 particles\. Raise average_neighbors=9 and max_neighbors=10, or "
+        r"anchor 2 \(000060@a\.mrcs\) among 30 particles\. Raise average_neighbors=9 and max_neighbors=10,"
     )
     with pytest.raises(InputError, match=sentence):
         paths.through_graph(islands, KEY, np.array([3, 9, 60]), average=9, maximum=10, disconnected="stop")

@@ -133,7 +133,6 @@ def _in_order(pathway: list[Any], known: np.ndarray) -> list[int]:
     names = [str(label) for label in known]
     for entry in pathway:
         if str(entry) not in names:
-            raise InputError(
-                f"pathway: {entry} is not there; there are {', '.join(names[:20])}{', ...' * (len(names) > 20)}."
-            )
+            there = ", ".join(names[:20]) + ", ..." * (len(names) > 20)
+            raise InputError(f"pathway: {entry} is not there; there are {there}.")
     return [names.index(str(entry)) for entry in pathway]

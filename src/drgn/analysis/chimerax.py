@@ -14,10 +14,10 @@ _TURNS = {"along z": None, "along x": "turn y -90", "along y": "turn x 90"}  # f
 
 
 def write_script(path: Path, volumes: Sequence[Path], level: float, view: str) -> Path:
-    """Write a .cxc that opens maps as a series at one level, plays them there and back and saves a movie.
+    """Write a .cxc that opens maps as a series at one level, plays it there and back and saves a movie.
 
-    ChimeraX runs a script in the folder of the script, so the maps are named without their folder, and the whole
-    folder can be moved.
+    ChimeraX runs a script in the folder of the script, so the maps are named without their folder, and the
+    whole folder can be moved.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def write_script(path: Path, volumes: Sequence[Path], level: float, view: str) -
         *filter(None, [_TURNS[view]]),
         "view",
         "movie record size 800,800 supersample 3",
-        f"vseries play #1 direction oscillate startTime 0 pauseFrames {FRAMES_PER_MAP} cacheFrames {len(volumes)}",
+        f"vseries play #1 direction oscillate startTime 0 pauseFrames {FRAMES_PER_MAP}",
         f"wait {frames}",
         "vseries stop #1",
         f"movie encode {path.stem}.mp4 framerate 25 quality high",

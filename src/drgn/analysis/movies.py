@@ -1,7 +1,7 @@
 """Movies of maps along a path: isosurfaces at one level, in one view, there and back.
 
-Between the maps that are on disk the model decodes more, so that a movie is smooth without blending maps: a part
-that moves is seen to move, and not to fade out in one place and in at another.
+Between the maps that are on disk the model decodes more, so that a movie is smooth without blending maps: a
+part that moves is seen to move, and not to fade out in one place and in at another.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -201,8 +202,8 @@ class NeighbourGraph:
 
         if not 0 < average <= maximum:
             raise InputError(
-                f"average_neighbors={average:g} and max_neighbors={maximum}: expected a positive average that "
-                "is not above the maximum."
+                f"average_neighbors={average:g} and max_neighbors={maximum}: expected a positive average "
+                "that is not above the maximum."
             )
         distinct, row, node = np.unique(
             np.asarray(z, np.float32), axis=0, return_index=True, return_inverse=True
@@ -250,7 +251,7 @@ class NeighbourGraph:
         from scipy.sparse.csgraph import dijkstra
 
         path = [int(rows[0])]
-        for start, end in zip(rows[:-1], rows[1:], strict=True):
+        for start, end in pairwise(rows):
             source, node = self.node[start], self.node[end]
             if self.component[source] != self.component[node]:
                 raise ValueError(f"particles {start} and {end} are not connected")

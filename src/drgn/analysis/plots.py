@@ -98,7 +98,7 @@ def latent_path(panels: Sequence[PathPanel], anchor: np.ndarray, path: Path) -> 
     panels
         The same path in several pairs of coordinates.
     anchor
-        (M,) which points are anchors: those are numbered where there are many points, all where there are few.
+        (M,) which points are anchors: they are numbered where there are many points, else all are.
     path
         The PNG to write.
     """
@@ -301,7 +301,7 @@ def _scatter(panel: Axes, coordinates: np.ndarray, colours: np.ndarray):  # noqa
 
 
 def _number(panel: Axes, points: np.ndarray, colours: np.ndarray, numbers: np.ndarray | None = None) -> None:
-    """Numbers (from 0, or those given) beside points, pushed apart until none covers another, each tied to its point by a line."""
+    """Numbers (from 0, or those given) beside points, pushed apart, each tied to its point by a line."""
     anchor = panel.transData.transform(points)
     place = _spread(anchor, apart=panel.figure.dpi * 0.2)
     place = panel.transData.inverted().transform(place)

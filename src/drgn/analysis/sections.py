@@ -254,8 +254,8 @@ def _montage(
 def _moving(movie: Path) -> Picture:
     """The movie of the maps above it."""
     caption = (
-        "The same maps as a movie, there and back, with more maps made between them; the ticks are the numbered "
-        "maps. drgn traverse makes larger movies, along other paths too."
+        "The same maps as a movie, there and back, with more maps made between them; the ticks are the "
+        "numbered maps. drgn traverse makes larger movies, along other paths too."
     )
     return Picture(movie, caption, 30)
 

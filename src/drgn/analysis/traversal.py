@@ -1,4 +1,4 @@
-"""What `drgn traverse` does: find a path, decode maps along it, and write them with pictures, movie and script."""
+"""What `drgn traverse` does: find a path, decode maps along it, write all with pictures and script."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ def find(
         )
     if way.moved:
         findings.append(
-            f"Anchors {', '.join(map(str, way.moved))} are outside the largest component; the nearest particles "
-            "in it were taken."
+            f"Anchors {', '.join(map(str, way.moved))} are outside the largest component; the nearest "
+            "particles in it were taken."
         )
     return Route(way.path if points is None else way.path.thinned(points), facts, findings)
 
@@ -272,8 +272,8 @@ def _far_from_data(z: np.ndarray, distance: np.ndarray) -> list[str]:
     if not len(far):
         return []
     return [
-        f"Points {', '.join(map(str, far[:10]))}{', ...' * (len(far) > 10)} are farther from every particle than 99 "
-        "% of the particles are from their nearest: the maps there are the network's interpolation."
+        f"Points {', '.join(map(str, far[:10]))}{', ...' * (len(far) > 10)} are farther from every particle "
+        "than 99 % of the particles are from their nearest: the maps there are the network's interpolation."
     ]
 
 
@@ -311,7 +311,7 @@ def _instructions(run: Run, z: np.ndarray, folder: Path) -> list[str]:
     if np.isfinite(run.pixel_size_A):
         words += ["--Apix", f"{run.pixel_size_A:.6g}"]
     return [
-        f"No maps are made: cryoDRGN's weights are not decoded here. {points} has the latents; the maps are made by",
+        f"No maps are made: cryoDRGN's weights are not decoded here. {points} has the latents; make maps by",
         "  " + " ".join(shlex.quote(str(word)) for word in words),
     ]
 
