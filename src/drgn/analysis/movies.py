@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 REPORT_BYTES = 1_500_000  # largest movie inside a report
 _REPORT_FRAMES, _REPORT_SIZE_PX = 13, 240
 _DOT, _LINE, _TICK = (213, 94, 0), (200, 205, 210), (90, 98, 106)
+_TICKS = 24  # most ticks that can be told apart
 _COLOURS = 60  # of the surface in a GIF; its shades are those of one colour
 
 
@@ -75,7 +76,7 @@ def draw(
     Returns
     -------
     list of (size_px, size_px, 3) uint8 arrays
-        Each with a bar below on which a dot shows the place on the path, and ticks the maps on disk.
+        Each with a bar below on which a dot shows the place on the path, and ticks the maps on disk, if few.
     """
     import torch
 
@@ -189,7 +190,7 @@ def _with_bar(picture: np.ndarray, number: int, total: int, steps: int) -> np.nd
         return (0.06 + 0.88 * i / (total - 1)) * size * fine
 
     pen.line([(across(0), middle), (across(total - 1), middle)], fill=_LINE, width=fine * 2)
-    for tick in range(0, total, steps):
+    for tick in range(0, total, steps) if total <= _TICKS * steps else ():
         pen.line(
             [(across(tick), middle - radius * 0.7), (across(tick), middle + radius * 0.7)], _TICK, width=fine
         )

@@ -82,12 +82,25 @@ def latent_map(
 
 
 class PathPanel(NamedTuple):
-    """title; axes: names; coordinates: (N, 2) of the particles; line: (M, 2) of the points of a path."""
+    """One pair of coordinates.
+
+    Attributes
+    ----------
+    title, axes
+        Words.
+    coordinates
+        (N, 2) of the particles.
+    line
+        (M, 2) of the points of the path.
+    exact
+        Whether the points lie where they are drawn; else a dotted line joins them.
+    """
 
     title: str
     axes: tuple[str, str]
     coordinates: np.ndarray
     line: np.ndarray
+    exact: bool = True
 
 
 def latent_path(panels: Sequence[PathPanel], anchor: np.ndarray, path: Path) -> Path:
@@ -108,8 +121,10 @@ def latent_path(panels: Sequence[PathPanel], anchor: np.ndarray, path: Path) -> 
     numbered = np.union1d(numbered[:: -(-len(numbered) // _NUMBERED)], [0, len(anchor) - 1])
     for place, panel in zip(places, panels, strict=True):
         cells = int(np.clip(np.sqrt(len(panel.coordinates)) / 1.6, 15, 60))
-        place.hexbin(*panel.coordinates.T, gridsize=cells, mincnt=1, bins="log", cmap="Greys", lw=0.1)
-        place.plot(*panel.line.T, color=OKABE_ITO[3], lw=1.4)
+        place.hexbin(
+            *panel.coordinates.T, gridsize=cells, mincnt=1, bins="log", cmap="Greys", lw=0.1, alpha=0.6
+        )
+        place.plot(*panel.line.T, "-" if panel.exact else ":", color=OKABE_ITO[3], lw=1.4)
         place.scatter(*panel.line.T, c=np.arange(len(panel.line)), cmap="plasma", s=22, zorder=3, lw=0)
         place.set_title(panel.title)
         _dress(place, *panel.axes)

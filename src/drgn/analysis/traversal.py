@@ -292,9 +292,10 @@ def _picture(
     panels = [plots.PathPanel("Principal components", names, axes.coordinates[:, :2], line)]
     flat = umap_of_analysis(run.folder("analysis"), latents.key)
     if flat is not None and path.z.shape[1] > 2:
-        title = "UMAP" if (path.row >= 0).all() else "UMAP, at the nearest particles"
-        rows = np.where(path.row >= 0, path.row, nearest)
-        panels.append(plots.PathPanel(title, ("UMAP 1", "UMAP 2"), flat, flat[rows]))
+        on_data = path.row >= 0
+        line = flat[np.where(on_data, path.row, nearest)]
+        title = "UMAP" if on_data.all() else "UMAP, at the nearest particles"
+        panels.append(plots.PathPanel(title, ("UMAP 1", "UMAP 2"), flat, line, bool(on_data.all())))
     plots.latent_path(panels, path.anchor, folder / "path.png")
 
 
