@@ -119,7 +119,7 @@ def traverse(
     route = traversal.find(
         latents,
         axes,
-        opened.folder("analysis"),
+        opened.place("analysis"),
         kind=kind,
         pc=pc,
         low=low,

@@ -213,7 +213,7 @@ class NeighbourGraph:
         tree = cKDTree(distinct)
         distance, neighbour = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
         for start in range(0, n if k else 0, _TOGETHER):
-            some = slice(start, start + _TOGETHER)
+            some = tree.indices[start : start + _TOGETHER]  # those near to each other together, for the cache
             far, who = tree.query(distinct[some], k + 1, workers=-1)
             distance[some], neighbour[some] = far[:, 1:], who[:, 1:]  # the first is the latent itself
         listed = min(distance.size, round(average * n))

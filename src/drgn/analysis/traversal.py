@@ -290,7 +290,7 @@ def _picture(
     names = (f"PC1 ({share[0]:.0f} % of the variance)", f"PC2 ({share[1]:.0f} %)")
     line = (path.z - axes.mean) @ axes.components[:2].T
     panels = [plots.PathPanel("Principal components", names, axes.coordinates[:, :2], line)]
-    flat = umap_of_analysis(run.folder("analysis"), latents.key)
+    flat = umap_of_analysis(run.place("analysis"), latents.key)
     if flat is not None and path.z.shape[1] > 2:
         on_data = path.row >= 0
         line = flat[np.where(on_data, path.row, nearest)]
