@@ -215,7 +215,7 @@ def test_points_away_from_all_particles_are_told(finished, capsys):
         ({"kind": "line", "anchors": [1, 0.5]}, r"anchors: number 1, 0\.5, is no particle"),
         (
             {"kind": "line", "anchors": [1, [0, 1]]},
-            r"point 0 has 2 numbers, but the latent of this run has 3",
+            r"anchors: number 1, \[0, 1\], has 2 numbers, but the latent of this run has 3",
         ),
         ({"kind": "line", "random": 1}, r"random=1: expected from 2 to 120"),
         (

@@ -103,15 +103,18 @@ def _named(anchors: list[Any], z: np.ndarray, key: np.ndarray) -> Anchors:
     zdim = z.shape[1]
     points, rows = [], []
     for number, anchor in enumerate(anchors):
-        row = -1
         if isinstance(anchor, list | tuple) or (isinstance(anchor, float) and zdim == 1):
-            points.append(
-                from_list([list(anchor) if isinstance(anchor, list | tuple) else [anchor]], zdim)[0]
-            )
+            point = [anchor] if isinstance(anchor, float) else list(anchor)
+            if len(point) != zdim:
+                raise InputError(
+                    f"anchors: number {number}, {point}, has {len(point)} numbers, but the latent "
+                    f"of this run has {zdim} dimension{'s' * (zdim != 1)}."
+                )
+            points.append(from_list([point], zdim)[0])
+            rows.append(-1)
         else:
-            row = _row(number, anchor, key)
-            points.append(z[row])
-        rows.append(row)
+            rows.append(_row(number, anchor, key))
+            points.append(z[rows[-1]])
     return Anchors(np.array(points, np.float32).reshape(-1, zdim), np.array(rows, np.int64))
 
 
