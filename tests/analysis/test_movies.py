@@ -78,3 +78,11 @@ def test_a_gif_is_made_smaller_until_it_fits(tmp_path):
     with Image.open(BytesIO(path.read_bytes())) as movie:
         assert movie.n_frames == 8
         assert 60 < movie.width < 130
+
+
+def test_without_the_encoder_there_is_no_mp4(pictures, tmp_path, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert movies.write_mp4(pictures, tmp_path / "a.mp4", 15) is None
+    assert not list(tmp_path.iterdir())
