@@ -18,6 +18,7 @@ VERBS = {
     "encode": "write the latent coordinates of a run's particles",
     "generate": "make volumes from a run, at given latent coordinates or at cluster centres",
     "analyze": "PCA, UMAP, clusters, volumes, pictures and a report of a run's latents",
+    "traverse": "a path through the latent space: its maps, a movie and a ChimeraX script",
     "filter": "select particles of a run and write them as .star, .cs or row indices",
     "backproject": "reconstruct voxel maps of two half sets, and say to what resolution they agree",
     "fsc": "correlate two maps shell by shell",

@@ -53,9 +53,13 @@ class ForeignRun(Run):
         day = str(self.config.get("time", ""))[:10]
         return ", ".join(filter(None, [day, epoch, f"cryoDRGN {self._read.version}".strip()]))
 
+    def place(self, *parts: str) -> Path:
+        """Where something of ours is, or would be: below drgn/ of the run."""
+        return self.path.joinpath("drgn", *parts)
+
     def folder(self, *parts: str) -> Path:
         """A folder below drgn/ of the run, made where it is missing."""
-        path = self.path.joinpath("drgn", *parts)
+        path = self.place(*parts)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -213,9 +213,13 @@ class Run:
                 return self.checkpoints / name
         raise InputError(f"{self.checkpoints} holds no checkpoint: train first, or give another run")
 
+    def place(self, *parts: str) -> Path:
+        """Where something below the run is, or would be."""
+        return self.path.joinpath(*parts)
+
     def folder(self, *parts: str) -> Path:
         """A folder below the run, made where it is missing."""
-        path = self.path.joinpath(*parts)
+        path = self.place(*parts)
         path.mkdir(parents=True, exist_ok=True)
         return path
 

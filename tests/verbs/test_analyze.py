@@ -25,6 +25,8 @@ def test_everything_is_written(finished, report):
     assert report == folder / "report.html"
     for name in ("pca.png", "umap.png", "truth.png", "map.png", "kmeans4/maps.png", "pc1/slices.png"):
         assert (folder / name).stat().st_size > 10_000
+    for movie in ("pc1/movie.gif", "pc2/movie.gif"):
+        assert 10_000 < (folder / movie).stat().st_size < 1_500_000
     for name, count in (("kmeans4", 4), ("pc1", 5), ("pc2", 5), ("average", 1)):
         assert len(list((folder / name).glob("vol_*.mrc"))) == count
     assert not list(folder.rglob(".*"))
@@ -46,6 +48,7 @@ def test_the_report_stands_alone(report):
     assert "://" not in text
     assert "<script" not in text
     assert text.count("data:image/png") >= 8
+    assert text.count("data:image/gif") == 2  # a movie along each principal component
     for title in ("Data and training", "principal components", "UMAP", "Maps of the clusters", "truth"):
         assert title in text
 
@@ -64,6 +67,7 @@ def test_a_one_dimensional_latent(make_run):
     text = make(run).read_text()
     assert len(list((run / "analysis" / "percentiles").glob("vol_*.mrc"))) == 6
     assert (run / "analysis" / "histogram.png").is_file()
+    assert (run / "analysis" / "percentiles" / "movie.gif").is_file()
     assert "UMAP" not in text
 
 

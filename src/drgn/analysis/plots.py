@@ -7,9 +7,9 @@ told apart by colour-blind readers; classes are numbered as well, so that no rea
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C8C00")
 INK = "#222222"
 DPI = 150
+_NUMBERED = 16  # most numbers on one path
 
 
 def require_matplotlib() -> None:
@@ -77,6 +78,59 @@ def latent_map(
     if clusters:
         figure.canvas.draw()  # the labels are placed in pixels, so the layout must be final
         _number(panels[1], coordinates[clusters.on_data_rows], colours)
+    return save(figure, path)
+
+
+class PathPanel(NamedTuple):
+    """One pair of coordinates.
+
+    Attributes
+    ----------
+    title, axes
+        Words.
+    coordinates
+        (N, 2) of the particles.
+    line
+        (M, 2) of the points of the path.
+    exact
+        Whether the points lie where they are drawn; else a dotted line joins them.
+    """
+
+    title: str
+    axes: tuple[str, str]
+    coordinates: np.ndarray
+    line: np.ndarray
+    exact: bool = True
+
+
+def latent_path(panels: Sequence[PathPanel], anchor: np.ndarray, path: Path) -> Path:
+    """A path drawn over the density of the particles, dark where it starts and light where it ends.
+
+    Parameters
+    ----------
+    panels
+        The same path in several pairs of coordinates.
+    anchor
+        (M,) which points are anchors: they are numbered where there are many points, else all are.
+    path
+        The PNG to write.
+    """
+    figure = _figure(5.4 * len(panels), 4.8)
+    places = figure.subplots(1, len(panels), squeeze=False)[0]
+    numbered = np.arange(len(anchor)) if len(anchor) <= _NUMBERED else np.flatnonzero(anchor)
+    numbered = np.union1d(numbered[:: -(-len(numbered) // _NUMBERED)], [0, len(anchor) - 1])
+    for place, panel in zip(places, panels, strict=True):
+        cells = int(np.clip(np.sqrt(len(panel.coordinates)) / 1.6, 15, 60))
+        place.hexbin(
+            *panel.coordinates.T, gridsize=cells, mincnt=1, bins="log", cmap="Greys", lw=0.1, alpha=0.6
+        )
+        place.plot(*panel.line.T, "-" if panel.exact else ":", color=OKABE_ITO[3], lw=1.4)
+        place.scatter(*panel.line.T, c=np.arange(len(panel.line)), cmap="plasma", s=22, zorder=3, lw=0)
+        place.set_title(panel.title)
+        _dress(place, *panel.axes)
+    figure.canvas.draw()
+    for place, panel in zip(places, panels, strict=True):
+        _number(place, panel.line[numbered], label_colours(1).repeat(len(numbered), axis=0), numbered)
     return save(figure, path)
 
 
@@ -261,13 +315,14 @@ def _scatter(panel: Axes, coordinates: np.ndarray, colours: np.ndarray):  # noqa
     return panel.scatter(*coordinates[order].T, c=colours[order], s=size, alpha=0.7, linewidths=0, **scale)
 
 
-def _number(panel: Axes, points: np.ndarray, colours: np.ndarray) -> None:
-    """Numbers beside points, pushed apart until none covers another, each tied to its point by a line."""
+def _number(panel: Axes, points: np.ndarray, colours: np.ndarray, numbers: np.ndarray | None = None) -> None:
+    """Numbers (from 0, or those given) beside points, pushed apart, each tied to its point by a line."""
     anchor = panel.transData.transform(points)
     place = _spread(anchor, apart=panel.figure.dpi * 0.2)
     place = panel.transData.inverted().transform(place)
     panel.plot(*points.T, "o", ms=4, mfc="white", mec=INK, mew=1.0, zorder=3)
-    for number, (point, at, colour) in enumerate(zip(points, place, colours, strict=True)):
+    numbers = np.arange(len(points)) if numbers is None else numbers
+    for number, point, at, colour in zip(numbers, points, place, colours, strict=True):
         panel.annotate(
             str(number),
             point,

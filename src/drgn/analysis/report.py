@@ -13,7 +13,7 @@ from drgn.formats.atomic import replacing
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG and the sentence or two that say what to see in it."""
+    """A PNG or GIF and the sentence or two that say what to see in it."""
 
     path: Path
     caption: str
@@ -112,7 +112,7 @@ def _picture(picture: Picture) -> str:
     caption = escape(picture.caption)
     return (
         f'<figure><img style="width:{picture.width_percent}%" alt="{caption}" '
-        f'src="data:image/png;base64,{data}">'
+        f'src="data:image/{picture.path.suffix[1:]};base64,{data}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 

@@ -132,7 +132,13 @@ def cluster_maps(clusters: Clusters, volumes: VolumeFiles | None, folder: Path, 
 
 
 def traversal(
-    pca: PCA, component: int, volumes: VolumeFiles, pixel_size_A: float, folder: Path, root: Path
+    pca: PCA,
+    component: int,
+    volumes: VolumeFiles,
+    pixel_size_A: float,
+    folder: Path,
+    root: Path,
+    movie: Path,
 ) -> Section:
     """Maps along one principal component (P18)."""
     name = f"PC{component + 1}"
@@ -160,11 +166,12 @@ def traversal(
         for i, (step, count) in enumerate(zip(steps, counts, strict=True))
     ]
     table = Table(("point", name, "particles nearest to it along this axis", "map"), rows)
-    return Section(f"Along principal component {component + 1}", text, [surfaces, cuts], [table])
+    shown = [surfaces, _moving(movie), cuts]
+    return Section(f"Along principal component {component + 1}", text, shown, [table])
 
 
 def percentile_maps(
-    z: np.ndarray, points: np.ndarray, volumes: VolumeFiles, folder: Path, root: Path
+    z: np.ndarray, points: np.ndarray, volumes: VolumeFiles, folder: Path, root: Path, movie: Path
 ) -> Section:
     """Maps at the percentiles of a one-dimensional latent (P19)."""
     titles = [f"{i}:  z = {value:.2f}" for i, value in enumerate(points[:, 0])]
@@ -176,7 +183,7 @@ def percentile_maps(
         for i, (value, count) in enumerate(zip(points[:, 0], counts, strict=True))
     ]
     table = Table(("point", "z", "particles nearest to it", "map"), rows)
-    return Section("Maps along the latent", [], [picture], [table])
+    return Section("Maps along the latent", [], [picture, _moving(movie)], [table])
 
 
 def one_map(
@@ -242,6 +249,15 @@ def _montage(
         "missing or fainter in the model."
     )
     return Picture(path, caption + seen)
+
+
+def _moving(movie: Path) -> Picture:
+    """The movie of the maps above it."""
+    caption = (
+        "The same maps as a movie, there and back, with more maps made between them; the ticks are the "
+        "numbered maps. drgn traverse makes larger movies, along other paths too."
+    )
+    return Picture(movie, caption, 30)
 
 
 def _panels(table: pd.DataFrame) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:

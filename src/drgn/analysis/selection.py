@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from drgn.analysis.clusters import Clusters
 
 LABELS = "labels.npz"  # inside kmeansK/ of an analysis
+EMBEDDING = "embedding.npz"  # of an analysis
 
 
 def write_labels(path: Path, key: np.ndarray, clusters: Clusters) -> None:
@@ -119,6 +120,18 @@ def labels_of_analysis(folder: Path, k: int, key: np.ndarray) -> np.ndarray:
             f"{folder} has no k-means with {k} clusters ({have}); run drgn analyze kmeans={k} first."
         )
     return read_labels(path, key)
+
+
+def umap_of_analysis(folder: Path, key: np.ndarray) -> np.ndarray | None:
+    """UMAP (N, 2) of the particles `key` in an analysis; None where it made none, or of other particles."""
+    path = folder / EMBEDDING
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        if "umap" not in file.files or file["umap"].shape[1] != 2:
+            return None
+        at, found = _find(file["key"], key)
+        return file["umap"][at] if found.all() else None
 
 
 def in_clusters(labels: np.ndarray, clusters: list[int]) -> np.ndarray:

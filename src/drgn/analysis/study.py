@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drgn.analysis import clusters as clustering
-from drgn.analysis import embedding, metrics, sections
+from drgn.analysis import embedding, metrics, movies, sections
 from drgn.analysis.report import Section
-from drgn.analysis.selection import LABELS, write_labels
+from drgn.analysis.selection import EMBEDDING, LABELS, write_labels
 from drgn.analysis.volumes import write_volumes
 from drgn.formats.atomic import replacing
 
@@ -74,7 +74,7 @@ def heterogeneous(
     flat = embedding.umap(z, seed) if umap and z.shape[1] > 1 else None
     cluster_folder = _made(folder / f"kmeans{kmeans}")
     write_labels(cluster_folder / LABELS, latents.key, clusters)
-    _write_embedding(folder / "embedding.npz", latents.key, pca, flat)
+    _write_embedding(folder / EMBEDDING, latents.key, pca, flat)
 
     if z.shape[1] == 1:
         points = embedding.percentiles_1d(z)
@@ -99,11 +99,16 @@ def heterogeneous(
     if volumes and z.shape[1] == 1:
         place = _made(folder / "percentiles")
         maps = write_volumes(run, points, place)
-        study.sections.append(sections.percentile_maps(z, points, maps, place, folder))
+        movie = movies.for_report(run, points, maps, place / "movie.gif")
+        study.sections.append(sections.percentile_maps(z, points, maps, place, folder, movie))
     for component in range(min(pcs, z.shape[1]) if volumes and z.shape[1] > 1 else 0):
         place = _made(folder / f"pc{component + 1}")
-        maps = write_volumes(run, pca.traverse(component, TRAVERSAL_POINTS)[1], place)
-        study.sections.append(sections.traversal(pca, component, maps, run.pixel_size_A, place, folder))
+        points = pca.traverse(component, TRAVERSAL_POINTS)[1]
+        maps = write_volumes(run, points, place)
+        movie = movies.for_report(run, points, maps, place / "movie.gif")
+        study.sections.append(
+            sections.traversal(pca, component, maps, run.pixel_size_A, place, folder, movie)
+        )
     if volumes:
         middle = clustering.on_data_mean(z, np.zeros(len(z), np.int64))
         maps = write_volumes(run, z[middle], _made(folder / "average"))
