@@ -27,6 +27,7 @@ from drgn.errors import InputError
 from drgn.formats.cryodrgn_run import is_run
 from drgn.formats.particles import Particles
 from drgn.hints import leaves
+from drgn.models.halves import Halves
 from drgn.models.reconstructor import Reconstructor
 from drgn.physics.grids import half_lattice
 from drgn.signature import build
@@ -232,7 +233,7 @@ class Run:
         node = {k: v for k, v in self.config["dataset"].items() if k != "simulate"}
         from drgn.data.datamodule import ParticleDataModule
 
-        module = build(node, trust=self._trust, key="dataset")
+        module = build(node, trust=self._trust, key="dataset", half_sets=self.config.get("half_sets"))
         assert isinstance(module, ParticleDataModule)
         return module
 
@@ -240,7 +241,12 @@ class Run:
         """The particle table trained on."""
         return self.datamodule.particles
 
-    def model(self, device: str | torch.device = "cpu") -> Reconstructor:
+    @property
+    def halves(self) -> bool:
+        """Whether it decodes half maps."""
+        return self.config.get("half_sets") is not None
+
+    def model(self, device: str | torch.device = "cpu") -> Reconstructor | Halves:
         """The model of the best checkpoint, ready to decode."""
         model = build_reconstructor(
             self.config, box_size=self.box_size, n_particles=int(self.info["n_particles"]), trust=self._trust
@@ -282,10 +288,31 @@ class Run:
     def volumes(self, z: NDArray[np.floating[Any]], device: str = "cpu") -> Iterator[NDArray[np.float32]]:
         """Decode a volume (D, D, D) [z, y, x] for each row of z (M, Z), with a progress bar.
 
-        Z = 0 gives M copies of the homogeneous map.
+        Z = 0 gives M copies of the homogeneous map. Where the run has halves it is the mean of theirs.
         """
+        for parts in self._decoded(z, device):
+            yield sum(parts[1:], parts[0]).cpu().numpy() / len(parts)
+
+    def half_volumes(
+        self, z: NDArray[np.floating[Any]], device: str = "cpu"
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Decode both half maps, as `volumes`.
+
+        Raises
+        ------
+        InputError
+            The run has none.
+        """
+        if not self.halves:
+            raise InputError(f"{self.path} has no half maps: train with half_sets=given")
+        for one, two in self._decoded(z, device):
+            yield one.cpu(), two.cpu()
+
+    def _decoded(self, z: NDArray[np.floating[Any]], device: str) -> Iterator[tuple[torch.Tensor, ...]]:
+        """One map of each part of the model at each z."""
         memory.keep_freed()
         model = self.model(device)
+        parts = model.reconstructors if isinstance(model, Halves) else (model,)
         kind = self.autocast_type(device)
         latents = torch.from_numpy(np.asarray(z, dtype=np.float32)).to(device)
         together = max(1, min(8, _VOXELS_TOGETHER // self.box_size**3))
@@ -293,9 +320,11 @@ class Run:
             latents.split(together), description="decoding volumes", disable=not sys.stderr.isatty()
         ):
             with torch.autocast(torch.device(device).type, dtype=kind, enabled=kind is not None):
-                maps = list(model.volumes(some)) if model.zdim else [model.volume(None)] * len(some)
-            for volume in maps:
-                yield volume.cpu().numpy()
+                maps = [
+                    list(part.volumes(some)) if part.zdim else [part.volume(None)] * len(some)
+                    for part in parts
+                ]
+            yield from zip(*maps, strict=True)
 
     def autocast_type(self, device: str | torch.device) -> torch.dtype | None:
         """Of the matrix products, as in training where this device has it; None for float32."""
@@ -325,8 +354,10 @@ def build_reconstructor(
     amplitude: torch.Tensor | None = None,
     density_scale: float = 1.0,
     trust: Sequence[str] = (),
-) -> Reconstructor:
+) -> Reconstructor | Halves:
     """Build the model that the groups model, latent, pose and loss of a configuration describe.
+
+    Two of them where it has half_sets.
 
     Parameters
     ----------
@@ -356,25 +387,32 @@ def build_reconstructor(
     def make(node: Mapping[str, Any], key: str, **more: Any) -> Any:
         return build(node, trust=trust, key=key, **runtime, **more)
 
-    return Reconstructor(
-        box_size=box_size,
-        decoder=make(parts["decoder"], "model.decoder", encoding=make(parts["encoding"], "model.encoding"))
-        if parts.get("decoder")
-        else None,
-        latent=make(config["latent"], "latent", encoder=make(parts["encoder"], "model.encoder"))
-        if zdim and parts.get("encoder")
-        else make(config["latent"], "latent"),
-        pose=make(config["pose"], "pose"),
-        loss=make(config["loss"], "loss"),
-        amplitude=runtime["amplitude"],
-        density_scale=density_scale,
-        basis=make(config["warmstart"], "warmstart") if config.get("warmstart") else None,
-    )
+    def whole() -> Reconstructor:
+        return Reconstructor(
+            box_size=box_size,
+            decoder=make(
+                parts["decoder"], "model.decoder", encoding=make(parts["encoding"], "model.encoding")
+            )
+            if parts.get("decoder")
+            else None,
+            latent=make(config["latent"], "latent", encoder=make(parts["encoder"], "model.encoder"))
+            if zdim and parts.get("encoder")
+            else make(config["latent"], "latent"),
+            pose=make(config["pose"], "pose"),
+            loss=make(config["loss"], "loss"),
+            amplitude=runtime["amplitude"],
+            density_scale=density_scale,
+            basis=make(config["warmstart"], "warmstart") if config.get("warmstart") else None,
+        )
+
+    return whole() if config.get("half_sets") is None else Halves(whole(), whole())
 
 
 def _model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options that a checkpoint depends on."""
-    return dict(leaves({group: config.get(group) for group in ("model", "latent", "pose", "warmstart")}))
+    return dict(
+        leaves({group: config.get(group) for group in ("model", "latent", "pose", "warmstart", "half_sets")})
+    )
 
 
 def _latest() -> Path:

@@ -107,6 +107,11 @@ class Reconstructor(nn.Module):
         """Z, 0 for a homogeneous model."""
         return int(self.latent.zdim)  # type: ignore[arg-type]
 
+    @property
+    def bases(self) -> list[Basis]:
+        """The basis, if any, in a list."""
+        return [] if self.basis is None else [self.basis]
+
     def _decoded(self, folded: Tensor, sign: Tensor, amplitude: Tensor, z: Tensor | None) -> Tensor:
         """Complex values (B, P) that the decoder gives at folded frequencies (B, P, 3)."""
         if self.decoder is None:
