@@ -6,10 +6,11 @@
     python experiments/half_decoders/run.py noise --set toy --zdim 2 --folder work --draws 4
     python experiments/half_decoders/run.py picture --folder work
 
-truth: 20 particles evenly spread over the order of their true states. At the latent of each, the FSC F of the
-half maps, the correlation with the truth that follows from it, sqrt(2 F / (1 + F)), and that of the mean of
-the half maps with the true map of this particle; all through one mask, made of the true map. noise: the same
-poses and CTF, the images replaced by white noise; the FSC of the half maps at 20 latents drawn from the
+truth: at 20 latents the FSC F of the half maps, the correlation with the truth that follows from it,
+sqrt(2 F / (1 + F)), and that of the mean of the half maps with the true map; masks are made of the true map.
+"centre": the particle nearest to the mean latent of all particles of one true map; "image": particles evenly
+spread over the order of the true states, each at its own latent. noise: the same poses and CTF, the images
+replaced by white noise; the FSC of the half maps at 20 latents drawn from the
 prior, without a mask, for three ways to train and several draws. picture: of all that is in the folder.
 """
 
@@ -27,8 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drgn.analysis.clusters import on_data_mean
+from drgn.analysis.metrics import truth_scores
 from drgn.physics import fourier
-from drgn.physics.fsc import correlations, fsc
+from drgn.physics.fsc import correlations, fsc, resolution_A
 from drgn.physics.grids import radii, shells
 from drgn.physics.masks import soft_mask
 from drgn.physics.sharpening import figure_of_merit
@@ -50,6 +53,7 @@ def train(
     started = time.perf_counter()
     options = ["dataset=custom", f"dataset.particles={star}", "dataset.preflight=false", "half_sets=random"]
     options += [f"dataset.cache={folder / 'prepared'}", f"latent.zdim={zdim}", "trainer=cpu", "logger=none"]
+    options += ["trainer.precision=bf16-mixed"]
     options += [f"epochs={epochs}", "analyze=false", f"seed={seed}", f"output={output}", *words]
     subprocess.run([sys.executable, "-m", "drgn.train", *options], check=True)
     return time.perf_counter() - started
@@ -65,34 +69,48 @@ def truth(sim: Path, folder: Path, zdim: int, epochs: int) -> dict[str, float]:
     files = known.map_of_row
     assert files is not None
     order = known.order(np.arange(len(files)))
-    rows = order[((np.arange(STATES) + 0.5) * len(order) / STATES).astype(int)]
     z = run.latents().z
-    found = []
-    for row, (one, two) in zip(rows, run.half_volumes(z[rows]), strict=True):
-        right = known.read_map(files[row], run.box_size)
-        mask = soft_mask(right, run.pixel_size_A)
-        halves = correlations(one, two, mask)
-        mean = (one + two) / 2
-        found.append(
-            [halves.masked, halves.corrected, halves.unmasked, fsc(mean, right, mask), fsc(mean, right)]
-            + [fsc(half, right, mask) for half in (one, two)]
-        )
-    curves = torch.stack([torch.stack(curves) for curves in found])
-    np.savez(
-        folder / f"truth_{sim.name}.npz", curves=curves.numpy(), pixel_size_A=run.pixel_size_A, z=z[rows]
-    )
+    images = order[((np.arange(STATES) + 0.5) * len(order) / STATES).astype(int)]
+    names = list(known.maps["file"])
+    chosen = np.unique(np.linspace(0, len(names) - 1, STATES).round().astype(int))
+    members = [np.flatnonzero(files == names[i]) for i in chosen]
+    centres = [rows[on_data_mean(z[rows], np.zeros(len(rows), np.int64))[0]] for rows in members]
     inside = slice(1, run.box_size // 2)
-    expected, true = figure_of_merit(curves[:, 1])[:, inside], curves[:, 3][:, inside]
-    plain = figure_of_merit(curves[:, 0])[:, inside]
-    figures |= {
-        "expected_less_true.mean_absolute": float((expected - true).abs().mean()),
-        "expected_less_true.mean": float((expected - true).mean()),
-        "expected_less_true.mean_absolute_uncorrected": float((plain - true).abs().mean()),
-        "expected.mean": float(expected.mean()),
-        "true.mean": float(true.mean()),
-        "true_of_half.mean": float(curves[:, 5:, inside].mean()),
-        "images": float(len(files)),
-    }
+    kept: dict[str, np.ndarray] = {}
+    for kind, rows in (("image", images), ("centre", np.array(centres))):
+        found = []
+        for row, (one, two) in zip(rows, run.half_volumes(z[rows]), strict=True):
+            right = known.read_map(files[row], run.box_size)
+            mask = soft_mask(right, run.pixel_size_A)
+            halves, mean = correlations(one, two, mask), (one + two) / 2
+            shown = [halves.unmasked, halves.masked, halves.corrected]
+            found.append(torch.stack([*shown, fsc(mean, right), fsc(mean, right, mask)]))
+        curves = torch.stack(found)  # (states, 5, shells)
+        kept[kind] = curves.numpy()
+        for name, column, right_column in (("no_mask", 0, 3), ("masked", 1, 4), ("corrected", 2, 4)):
+            expected = figure_of_merit(curves[:, column])[:, inside]
+            true = curves[:, right_column][:, inside]
+            figures |= {
+                f"{kind}.{name}.expected": float(expected.mean()),
+                f"{kind}.{name}.true": float(true.mean()),
+                f"{kind}.{name}.mean_absolute_difference": float((expected - true).abs().mean()),
+            }
+            for half, threshold in ((column, 0.143), (right_column, 0.5)):
+                resolutions = [
+                    resolution_A(curve, run.pixel_size_A, threshold, box_size=run.box_size)
+                    for curve in curves[:, half]
+                ]
+                which = "halves_0.143" if half == column else "true_0.5"
+                figures[f"{kind}.{name}.{which}_A"] = float(np.mean(resolutions))
+        figures[f"{kind}.states"] = float(len(rows))
+    half = run.datamodule.dataset.half
+    assert half is not None
+    for number in (0, 1):
+        mine = np.flatnonzero(half.numpy() == number)
+        scores = truth_scores(z[mine], known.table.reset_index(drop=True).iloc[mine], 0, None)
+        figures |= {f"half_{number + 1}.{name}": value for name, value in scores.items()}
+    figures["images"] = float(len(files))
+    np.savez(folder / f"truth_{sim.name}.npz", **kept, pixel_size_A=run.pixel_size_A)
     return {f"truth.{sim.name}.{name}": value for name, value in figures.items()}
 
 
@@ -171,25 +189,25 @@ def picture(folder: Path, path: Path) -> None:
         axis.set_visible(False)
     for i, file in enumerate(truths):
         with np.load(file) as kept:
-            curves, pixel_size_A = torch.from_numpy(kept["curves"]), float(kept["pixel_size_A"])
+            curves, pixel_size_A = torch.from_numpy(kept["centre"]), float(kept["pixel_size_A"])
+            if len(curves) < STATES:
+                curves = torch.from_numpy(kept["image"])
         n = curves.shape[-1] - 1
         frequency = np.arange(n) / (2 * n * pixel_size_A)
-        expected, true = figure_of_merit(curves[:, 1]).numpy(), curves[:, 3].numpy()
-        left, right = axes[0, 2 * i : 2 * i + 2]
-        for k in range(STATES):
-            left.plot(
-                frequency, expected[k, :n], "C0", lw=0.7, label="from the half maps" if k == 0 else None
-            )
-            left.plot(frequency, true[k, :n], "C1", lw=0.7, label="with the truth" if k == 0 else None)
-        left.legend()
-        left.set(
-            title=file.stem.removeprefix("truth_"), xlabel="1/A", ylabel="correlation", ylim=(-0.1, 1.02)
-        )
-        right.hexbin(true[:, 1:n].ravel(), expected[:, 1:n].ravel(), gridsize=40, bins="log", mincnt=1)
-        right.plot([0, 1], [0, 1], "k", lw=0.8)
-        right.set(xlabel="with the truth", ylabel="from the half maps", title="all shells of 20 states")
-        left.set_visible(True)
-        right.set_visible(True)
+        for axis, (half, right, how) in zip(
+            axes[0, 2 * i : 2 * i + 2], ((0, 3, "no mask"), (2, 4, "masked, corrected")), strict=True
+        ):
+            expected, true = figure_of_merit(curves[:, half]).numpy(), curves[:, right].numpy()
+            for k in range(len(curves)):
+                named = k == 0
+                axis.plot(
+                    frequency, expected[k, :n], "C0", lw=0.7, label="by the half maps" if named else None
+                )
+                axis.plot(frequency, true[k, :n], "C1", lw=0.7, label="with the truth" if named else None)
+            axis.legend()
+            title = f"{file.stem.removeprefix('truth_')}, {how}"
+            axis.set(title=title, xlabel="1/A", ylabel="correlation", ylim=(-0.1, 1.02))
+            axis.set_visible(True)
     for axis, file in zip(axes[1], noises, strict=False):
         with np.load(file) as kept:
             curves, scatter, way = kept["curves"], kept["scatter"], str(kept["way"])

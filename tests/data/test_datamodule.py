@@ -138,3 +138,13 @@ def test_images_without_poses_are_refused_before_they_are_prepared(module, tmp_p
     with pytest.raises(InputError, match=r"has no poses.*dataset\.poses="):
         data.prepare_data()
     assert not (tmp_path / "prepared").exists()
+
+
+def test_half_sets_part_particles_and_not_their_images(module):
+    tilts = np.repeat(np.arange(25), 4)
+    columns = {"rlnGroupName": [f"p{t}" for t in tilts]}
+    assert "half" not in next(iter(prepared(module()).predict_dataloader()))
+    data = prepared(module(half_sets="random", seed=5, columns=columns))
+    half = torch.cat([batch["half"] for batch in data.predict_dataloader()])
+    assert half.tolist() == data.dataset.half.tolist()
+    assert sorted(set(half.tolist())) == [0, 1]

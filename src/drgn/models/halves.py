@@ -5,6 +5,10 @@ volumes of a basis, and the encoders that look at images. What is shared are num
 them of the low-dimensional latent: the networks between the coefficients of the volumes and the latent, and a
 turn of one half's volumes onto the other's (`Basis.turn_onto`).
 
+The decoders have frames of their own. A network that has seen nothing but noise puts most of it near its
+origin: in one frame two such maps would agree, or be opposite, in all shells, by chance but far beyond what
+the number of voxels lets expect.
+
 Without a basis nothing but a common encoder can make the two latents one; it is shared then, and images of
 both halves are sorted by the same weights. See docs/evidence.md.
 """
@@ -22,8 +26,11 @@ from drgn.models.losses import Loss
 from drgn.models.reconstructor import Prediction, Reconstructor
 from drgn.physics.grids import HalfLattice
 from drgn.physics.imaging import Batch
+from drgn.physics.rotations import random_rotations
 
 Half = tuple[Tensor, Reconstructor, Batch]
+
+_APART = 1 / 6  # of the box: between the origins of the decoders
 
 
 class Halves(nn.Module):
@@ -44,6 +51,9 @@ class Halves(nn.Module):
     def __init__(self, one: Reconstructor, two: Reconstructor) -> None:
         super().__init__()
         self.parts = nn.ModuleList([one, two])
+        turns = random_rotations(2, torch.Generator().manual_seed(0)).float()
+        for part, turn, side in zip((one, two), turns, (-0.5, 0.5), strict=True):
+            part.place_decoder(turn, torch.full((3,), side * _APART * one.box_size / 3**0.5))
         two.pose = one.pose
         if one.basis is None or two.basis is None:
             if isinstance(one.latent, TableLatent):
