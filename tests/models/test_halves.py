@@ -152,3 +152,30 @@ def test_classes_are_put_in_the_order_of_the_other_half():
     two.turn_onto(one)
     torch.testing.assert_close(two.density, one.density)
     torch.testing.assert_close(two.share, torch.tensor([0.5, 0.3, 0.2]))
+
+
+def test_what_a_decoder_says_lies_in_its_own_frame(make_model):
+    """A constant in Fourier space is a point at the decoder's origin, and the frame turns about it."""
+    model = make_model("latent=none", seed=0)
+
+    class Wave(torch.nn.Module):
+        def forward(self, coordinates, z):
+            phase = 2 * torch.pi * 3 * coordinates[..., 0]  # a point at x = 3
+            return torch.stack([phase.cos(), -phase.sin()], dim=-1)
+
+    model.decoder = Wave()
+    quarter = torch.tensor([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+    places = []
+    for turn, origin in ((None, None), (torch.eye(3), torch.tensor([2.0, 0, -1])), (quarter, torch.zeros(3))):
+        model.place_decoder(turn, origin)
+        volume = model.volume(None)
+        z, y, x = (int(i) - 8 for i in torch.unravel_index(volume.argmax(), volume.shape))
+        places.append((x, y, z))
+    assert places == [(3, 0, 0), (5, 0, -1), (0, -3, 0)]
+
+
+def test_the_frames_of_two_halves_are_apart(make_model):
+    one, two = make_model("half_sets=random", "latent=none").reconstructors
+    assert (one.origin_px - two.origin_px).norm() == pytest.approx(16 / 6)
+    assert not torch.allclose(one.turn, two.turn, atol=0.1)
+    assert not any("turn" in name or "origin" in name for name in one.state_dict())
