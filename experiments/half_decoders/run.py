@@ -52,8 +52,12 @@ def train(
     """Train with two halves; the seconds that it took."""
     started = time.perf_counter()
     options = ["dataset=custom", f"dataset.particles={star}", "dataset.preflight=false", "half_sets=random"]
-    options += [f"dataset.cache={folder / 'prepared'}", f"latent.zdim={zdim}", "trainer=cpu", "logger=none"]
-    options += ["trainer.precision=bf16-mixed"]
+    options += [
+        f"latent.zdim={zdim}" if zdim else "latent=none",
+        "trainer=cpu",
+        "trainer.precision=bf16-mixed",
+    ]
+    options += [f"dataset.cache={folder / 'prepared'}", "logger=none"]
     options += [f"epochs={epochs}", "analyze=false", f"seed={seed}", f"output={output}", *words]
     subprocess.run([sys.executable, "-m", "drgn.train", *options], check=True)
     return time.perf_counter() - started
@@ -70,11 +74,15 @@ def truth(sim: Path, folder: Path, zdim: int, epochs: int) -> dict[str, float]:
     assert files is not None
     order = known.order(np.arange(len(files)))
     z = run.latents().z
-    images = order[((np.arange(STATES) + 0.5) * len(order) / STATES).astype(int)]
+    n = STATES if zdim else 1
+    images = order[((np.arange(n) + 0.5) * len(order) / n).astype(int)]
     names = list(known.maps["file"])
     chosen = np.unique(np.linspace(0, len(names) - 1, STATES).round().astype(int))
     members = [np.flatnonzero(files == names[i]) for i in chosen]
-    centres = [rows[on_data_mean(z[rows], np.zeros(len(rows), np.int64))[0]] for rows in members]
+    centres = [
+        rows[0] if not zdim else rows[on_data_mean(z[rows], np.zeros(len(rows), np.int64))[0]]
+        for rows in members
+    ]
     inside = slice(1, run.box_size // 2)
     kept: dict[str, np.ndarray] = {}
     for kind, rows in (("image", images), ("centre", np.array(centres))):
@@ -82,18 +90,23 @@ def truth(sim: Path, folder: Path, zdim: int, epochs: int) -> dict[str, float]:
         for row, (one, two) in zip(rows, run.half_volumes(z[rows]), strict=True):
             right = known.read_map(files[row], run.box_size)
             mask = soft_mask(right, run.pixel_size_A)
-            halves, mean = correlations(one, two, mask), (one + two) / 2
-            shown = [halves.unmasked, halves.masked, halves.corrected]
-            found.append(torch.stack([*shown, fsc(mean, right), fsc(mean, right, mask)]))
-        curves = torch.stack(found)  # (states, 5, shells)
+            both = correlations(one, two, mask), correlations((one + two) / 2, right, mask)
+            found.append(torch.stack([curve for c in both for curve in (c.unmasked, c.masked, c.corrected)]))
+        curves = torch.stack(found)  # (states, 6, shells)
         kept[kind] = curves.numpy()
-        for name, column, right_column in (("no_mask", 0, 3), ("masked", 1, 4), ("corrected", 2, 4)):
+        for column, name in enumerate(("no_mask", "masked", "corrected")):
+            right_column = column + 3
             expected = figure_of_merit(curves[:, column])[:, inside]
             true = curves[:, right_column][:, inside]
+            resolved = true > 0.5
             figures |= {
                 f"{kind}.{name}.expected": float(expected.mean()),
                 f"{kind}.{name}.true": float(true.mean()),
                 f"{kind}.{name}.mean_absolute_difference": float((expected - true).abs().mean()),
+                f"{kind}.{name}.mean_absolute_difference_resolved": float(
+                    (expected - true)[resolved].abs().mean()
+                ),
+                f"{kind}.{name}.mean_difference_resolved": float((expected - true)[resolved].mean()),
             }
             for half, threshold in ((column, 0.143), (right_column, 0.5)):
                 resolutions = [
@@ -105,7 +118,7 @@ def truth(sim: Path, folder: Path, zdim: int, epochs: int) -> dict[str, float]:
         figures[f"{kind}.states"] = float(len(rows))
     half = run.datamodule.dataset.half
     assert half is not None
-    for number in (0, 1):
+    for number in (0, 1) if zdim else ():
         mine = np.flatnonzero(half.numpy() == number)
         scores = truth_scores(z[mine], known.table.reset_index(drop=True).iloc[mine], 0, None)
         figures |= {f"half_{number + 1}.{name}": value for name, value in scores.items()}
@@ -195,7 +208,7 @@ def picture(folder: Path, path: Path) -> None:
         n = curves.shape[-1] - 1
         frequency = np.arange(n) / (2 * n * pixel_size_A)
         for axis, (half, right, how) in zip(
-            axes[0, 2 * i : 2 * i + 2], ((0, 3, "no mask"), (2, 4, "masked, corrected")), strict=True
+            axes[0, 2 * i : 2 * i + 2], ((0, 3, "no mask"), (2, 5, "masked, corrected")), strict=True
         ):
             expected, true = figure_of_merit(curves[:, half]).numpy(), curves[:, right].numpy()
             for k in range(len(curves)):
