@@ -196,8 +196,8 @@ def noise(sim: Path, folder: Path, zdim: int, epochs: int, draws: int) -> dict[s
 def picture(folder: Path, path: Path) -> None:
     """Expected and true correlation of 20 states of each set, and the FSC of noise for each way to train."""
     truths, noises = sorted(folder.glob("truth_*.npz")), sorted(folder.glob("noise_*.npz"))
-    columns = max(2 * len(truths), len(noises))
-    figure, axes = plt.subplots(2, columns, figsize=(4.2 * columns, 7.6), squeeze=False, layout="constrained")
+    columns = max(len(truths), len(noises))
+    figure, axes = plt.subplots(3, columns, figsize=(4.2 * columns, 11), squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.set_visible(False)
     for i, file in enumerate(truths):
@@ -208,7 +208,7 @@ def picture(folder: Path, path: Path) -> None:
         n = curves.shape[-1] - 1
         frequency = np.arange(n) / (2 * n * pixel_size_A)
         for axis, (half, right, how) in zip(
-            axes[0, 2 * i : 2 * i + 2], ((0, 3, "no mask"), (2, 5, "masked, corrected")), strict=True
+            axes[:2, i], ((0, 3, "no mask"), (2, 5, "masked, corrected")), strict=True
         ):
             expected, true = figure_of_merit(curves[:, half]).numpy(), curves[:, right].numpy()
             for k in range(len(curves)):
@@ -221,7 +221,7 @@ def picture(folder: Path, path: Path) -> None:
             title = f"{file.stem.removeprefix('truth_')}, {how}"
             axis.set(title=title, xlabel="1/A", ylabel="correlation", ylim=(-0.1, 1.02))
             axis.set_visible(True)
-    for axis, file in zip(axes[1], noises, strict=False):
+    for axis, file in zip(axes[2], noises, strict=False):
         with np.load(file) as kept:
             curves, scatter, way = kept["curves"], kept["scatter"], str(kept["way"])
         shell = np.arange(curves.shape[-1])
