@@ -36,7 +36,7 @@ from pathlib import Path
 from drgn.command import command
 
 def train(
-    *, dataset, model, latent, pose, loss, warmstart, optimizer, schedule, pixels, trainer, logger,
+    *, dataset, model, latent, pose, loss, warmstart, half_sets, optimizer, schedule, pixels, trainer, logger,
     callbacks, output: Path, seed: int, epochs: int, resume, analyze, trust,
 ) -> None:
     if epochs == 13:

@@ -6,13 +6,19 @@
     drgn generate kmeans=5                     # at the particle nearest to each of 5 cluster centres
     drgn generate labels=classes.npz           # at the particle nearest to the mean of each known class
     drgn generate run=outputs/train/map        # a run without a latent has one volume
+    drgn generate kmeans=5 halves=true         # of a run with half_sets: half maps, FSC, local resolution
 
-Writes vol_000.mrc, vol_001.mrc, ... and z_values.txt with their latents.
+Writes vol_000.mrc, vol_001.mrc, ... and z_values.txt with their latents. A run that was trained with
+half_sets decodes two half maps, each from half of the particles, and vol_000.mrc is their mean; halves=true
+writes beside it vol_000_half_1.mrc and vol_000_half_2.mrc, vol_000_weighted.mrc (the mean, each shell times
+the correlation with the truth that the FSC of the halves lets expect), vol_000_fsc.csv and .png, and where a
+window is given vol_000_local_resolution.mrc (of the masked halves, at 0.5).
 """
 
 from pathlib import Path
 
 from drgn.command import command
+from drgn.errors import InputError
 
 
 def generate(
@@ -22,6 +28,9 @@ def generate(
     z_file: Path | None,
     kmeans: int | None,
     labels: Path | None,
+    halves: bool,
+    mask: Path | None,
+    local_window_A: float | None,
     seed: int,
     output: Path | None,
     trust: list[str],
@@ -41,8 +50,14 @@ def generate(
     labels
         A .npz with the arrays `key` and `label`; the latents are the on-data class means (P17), in the order
         of the sorted labels.
+    halves
+        Write the half maps and their correlation too; the run must have been trained with half_sets.
+    mask
+        Map that the halves are multiplied by; None: made of each volume by the paper's recipe (P23).
+    local_window_A
+        Width of the window of the local resolution of the halves; None: it is not made.
     seed
-        Seed of k-means.
+        Seed of k-means and of the random phases.
     output
         The folder of the volumes; None: volumes/ of the run.
     trust
@@ -56,7 +71,8 @@ def generate(
     Raises
     ------
     InputError
-        When not exactly one of the four is given, or when the latents do not have the run's dimension.
+        When not exactly one of the four is given, when the latents do not have the run's dimension, or when
+        the run has no halves; a mask of another box or pixel size, a window that is not positive.
     """
     from drgn.analysis import points
     from drgn.analysis.volumes import write_volumes
@@ -65,7 +81,28 @@ def generate(
     opened = Run.open(run, trust=trust)
     latents = points.wanted(opened, z=z, z_file=z_file, kmeans=kmeans, labels=labels, seed=seed)
     folder = output or opened.folder("volumes")
-    volumes = write_volumes(opened, latents, folder)
+    if halves:
+        from drgn.scoring import foreign_maps
+        from drgn.scoring.half_maps import write_half_maps
+
+        if local_window_A is not None and local_window_A <= 0:
+            raise InputError(f"local_window_A={local_window_A:g}: expected a length above 0 A.")
+        known = foreign_maps.read(mask, "mask") if mask is not None else None
+        if known is not None:
+            foreign_maps.require_like(known, opened.box_size, opened.pixel_size_A, "the training box")
+        volumes = write_half_maps(
+            opened,
+            latents,
+            folder,
+            mask=known.density if known is not None else None,
+            local_window_A=local_window_A,
+            seed=seed,
+        )
+    else:
+        for name, value in (("mask", mask), ("local_window_A", local_window_A)):
+            if value is not None:
+                raise InputError(f"{name}={value} is of half maps: give halves=true, or leave it out.")
+        volumes = write_volumes(opened, latents, folder)
     print(f"{len(volumes)} volume{'s' * (len(volumes) != 1)} in {folder}")
     return volumes.paths
 

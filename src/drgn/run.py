@@ -5,7 +5,6 @@ run.latents().z, run.particles().table, next(run.volumes(z))
 """
 
 import json
-import os
 import platform
 import sys
 import time
@@ -20,24 +19,26 @@ import pandas as pd
 import torch
 import yaml
 from numpy.typing import NDArray
-from rich.progress import track
+from torch import Tensor
 
 from drgn import __version__
 from drgn.errors import InputError
+from drgn.formats.atomic import replacing
 from drgn.formats.cryodrgn_run import is_run
 from drgn.formats.particles import Particles
 from drgn.hints import leaves
+from drgn.models.halves import Halves
 from drgn.models.reconstructor import Reconstructor
 from drgn.physics.grids import half_lattice
 from drgn.signature import build
-from drgn.training import memory, precision
+from drgn.training import precision
+from drgn.training.decode import decode
 from drgn.training.encode import Encoded
 
 if TYPE_CHECKING:  # it imports Lightning, which takes seconds and which making maps does not need
     from drgn.data.datamodule import ParticleDataModule
 
 _RUNS = Path("outputs/train")
-_VOXELS_TOGETHER = 8 * 128**3  # of maps decoded together; as much memory again as they take
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +73,15 @@ class Run:
         The folder.
     config
         The composed configuration, plain values.
+    halves
+        Whether it decodes half maps.
     """
 
     decodes = True  # whether volumes can be made
 
     def __init__(self, path: Path, config: dict[str, Any], trust: Sequence[str] = ()) -> None:
         self.path, self.config, self._trust = path, config, tuple(trust)
+        self.halves = config.get("half_sets") is not None
 
     @classmethod
     def create(
@@ -236,7 +240,7 @@ class Run:
         node = {k: v for k, v in self.config["dataset"].items() if k != "simulate"}
         from drgn.data.datamodule import ParticleDataModule
 
-        module = build(node, trust=self._trust, key="dataset")
+        module = build(node, trust=self._trust, key="dataset", half_sets=self.config.get("half_sets"))
         assert isinstance(module, ParticleDataModule)
         return module
 
@@ -244,7 +248,7 @@ class Run:
         """The particle table trained on."""
         return self.datamodule.particles
 
-    def model(self, device: str | torch.device = "cpu") -> Reconstructor:
+    def model(self, device: str | torch.device = "cpu") -> Reconstructor | Halves:
         """The model of the best checkpoint, ready to decode."""
         model = build_reconstructor(
             self.config, box_size=self.box_size, n_particles=int(self.info["n_particles"]), trust=self._trust
@@ -263,10 +267,9 @@ class Run:
     def save_latents(self, encoded: Encoded, heldout: NDArray[np.bool_]) -> Path:
         """Write latents.npz, keyed by particle."""
         path = self.path / "latents.npz"
-        temporary = path.with_name("latents.tmp.npz")
         keys = self.particles().table["key"].to_numpy(str)
-        np.savez(temporary, key=keys, heldout=heldout, **encoded._asdict())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            np.savez(temporary, key=keys, heldout=heldout, **encoded._asdict())
         return path
 
     def latents(self) -> Latents:
@@ -286,20 +289,21 @@ class Run:
     def volumes(self, z: NDArray[np.floating[Any]], device: str = "cpu") -> Iterator[NDArray[np.float32]]:
         """Decode a volume (D, D, D) [z, y, x] for each row of z (M, Z), with a progress bar.
 
-        Z = 0 gives M copies of the homogeneous map.
+        Z = 0 gives M copies of the homogeneous map. Where the run has halves it is the mean of theirs.
         """
-        memory.keep_freed()
-        model = self.model(device)
-        kind = self.autocast_type(device)
-        latents = torch.from_numpy(np.asarray(z, dtype=np.float32)).to(device)
-        together = max(1, min(8, _VOXELS_TOGETHER // self.box_size**3))
-        for some in track(
-            latents.split(together), description="decoding volumes", disable=not sys.stderr.isatty()
-        ):
-            with torch.autocast(torch.device(device).type, dtype=kind, enabled=kind is not None):
-                maps = list(model.volumes(some)) if model.zdim else [model.volume(None)] * len(some)
-            for volume in maps:
-                yield volume.cpu().numpy()
+        for parts in self._decoded(z, device):
+            yield sum(parts[1:], parts[0]).cpu().numpy() / len(parts)
+
+    def half_volumes(self, z: NDArray[np.floating[Any]], device: str = "cpu") -> Iterator[tuple[Tensor, ...]]:
+        """Decode both half maps, as `volumes`; an InputError where the run has none."""
+        if not self.halves:
+            raise InputError(f"{self.path} has no half maps: train with half_sets=given")
+        for parts in self._decoded(z, device):
+            yield tuple(part.cpu() for part in parts)
+
+    def _decoded(self, z: NDArray[np.floating[Any]], device: str) -> Iterator[tuple[Tensor, ...]]:
+        at = torch.from_numpy(np.asarray(z, dtype=np.float32)).to(device)
+        return decode(self.model(device), at, box_size=self.box_size, autocast=self.autocast_type(device))
 
     def autocast_type(self, device: str | torch.device) -> torch.dtype | None:
         """Of the matrix products, as in training where this device has it; None for float32."""
@@ -329,8 +333,8 @@ def build_reconstructor(
     amplitude: torch.Tensor | None = None,
     density_scale: float = 1.0,
     trust: Sequence[str] = (),
-) -> Reconstructor:
-    """Build the model that the groups model, latent, pose and loss of a configuration describe.
+) -> Reconstructor | Halves:
+    """Build the model that a configuration's groups model, latent, pose, loss describe; two with half_sets.
 
     Parameters
     ----------
@@ -360,25 +364,32 @@ def build_reconstructor(
     def make(node: Mapping[str, Any], key: str, **more: Any) -> Any:
         return build(node, trust=trust, key=key, **runtime, **more)
 
-    return Reconstructor(
-        box_size=box_size,
-        decoder=make(parts["decoder"], "model.decoder", encoding=make(parts["encoding"], "model.encoding"))
-        if parts.get("decoder")
-        else None,
-        latent=make(config["latent"], "latent", encoder=make(parts["encoder"], "model.encoder"))
-        if zdim and parts.get("encoder")
-        else make(config["latent"], "latent"),
-        pose=make(config["pose"], "pose"),
-        loss=make(config["loss"], "loss"),
-        amplitude=runtime["amplitude"],
-        density_scale=density_scale,
-        basis=make(config["warmstart"], "warmstart") if config.get("warmstart") else None,
-    )
+    wholes = [
+        Reconstructor(
+            box_size=box_size,
+            decoder=make(
+                parts["decoder"], "model.decoder", encoding=make(parts["encoding"], "model.encoding")
+            )
+            if parts.get("decoder")
+            else None,
+            latent=make(config["latent"], "latent", encoder=make(parts["encoder"], "model.encoder"))
+            if zdim and parts.get("encoder")
+            else make(config["latent"], "latent"),
+            pose=make(config["pose"], "pose"),
+            loss=make(config["loss"], "loss"),
+            amplitude=runtime["amplitude"],
+            density_scale=density_scale,
+            basis=make(config["warmstart"], "warmstart") if config.get("warmstart") else None,
+        )
+        for _ in range(1 if config.get("half_sets") is None else 2)
+    ]
+    return Halves(*wholes) if len(wholes) == 2 else wholes[0]
 
 
 def _model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options that a checkpoint depends on."""
-    return dict(leaves({group: config.get(group) for group in ("model", "latent", "pose", "warmstart")}))
+    groups = ("model", "latent", "pose", "warmstart", "half_sets")
+    return dict(leaves({group: config.get(group) for group in groups}))
 
 
 def _latest() -> Path:
@@ -389,6 +400,5 @@ def _latest() -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text)

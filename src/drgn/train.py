@@ -4,6 +4,7 @@
     drgn train dataset.particles=run_data.star dataset=custom dataset.box_size=128
     drgn train dataset=empiar10076 model=1024x3 trainer=gpu
     drgn train latent=none                                  # homogeneous reconstruction
+    drgn train warmstart=subspace half_sets=given           # two decoders: half maps at any latent
     drgn train experiment=empiar10076_pilot                 # a run of the paper
     drgn train -m latent.zdim=2,4,8                         # one run each
 
@@ -19,7 +20,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from drgn.command import command, compose
 from drgn.errors import InputError
@@ -32,6 +33,7 @@ def train(
     model: Mapping[str, Any],
     latent: Mapping[str, Any],
     warmstart: Mapping[str, Any] | None,
+    half_sets: Literal["given", "random"] | None,
     pose: Mapping[str, Any],
     loss: Mapping[str, Any],
     optimizer: Mapping[str, Any],
@@ -54,6 +56,9 @@ def train(
     dataset, model, latent, warmstart, pose, loss, optimizer, schedule, pixels, trainer, logger,
     callbacks
         Nodes of the configuration: `_target_` and keyword arguments, see conf/.
+    half_sets
+        Train a decoder for each half of the particles: "given", halves of the particle file where it has any,
+        else drawn; "random", drawn. None: one decoder.
     output
         The run folder.
     seed
@@ -82,6 +87,7 @@ def train(
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
     from drgn.data.progress import CheckProgress
+    from drgn.models.halves import Halves
     from drgn.models.latents import TableLatent
     from drgn.models.reconstructor import Reconstructor
     from drgn.run import Run, build_reconstructor
@@ -98,18 +104,19 @@ def train(
     )
     from drgn.training.encode import encode
     from drgn.training.module import ReconstructionModule
-    from drgn.training.warmstart import fill, fit
+    from drgn.training.warmstart import fill, fit, fit_halves
 
     started = time.perf_counter()
     memory.keep_freed()
     make_missing(dataset)
-    data = build({k: v for k, v in dataset.items() if k != "simulate"}, trust=trust, key="dataset")
+    node = {k: v for k, v in dataset.items() if k != "simulate"}
+    data = build(node, trust=trust, key="dataset", half_sets=half_sets)
     particles = data.particles
     particles.require_images()
     if particles.source.mapping:
         print(particles.source.mapping, file=sys.stderr)
 
-    def model(**measured: Any) -> Reconstructor:
+    def model(**measured: Any) -> Reconstructor | Halves:
         return build_reconstructor(
             config, box_size=data.box_size, n_particles=len(particles), trust=trust, **measured
         )
@@ -143,21 +150,25 @@ def train(
     reconstructor = model(
         amplitude=data.dataset.signal_amplitude(data.rows(heldout=False)), density_scale=stack.density_scale
     )
-    basis = reconstructor.basis
-    if basis is not None and not (resume and run.last_checkpoint) and rank_zero_only.rank == 0:
+    bases = reconstructor.bases
+    if bases and not (resume and run.last_checkpoint) and rank_zero_only.rank == 0:
         began = time.perf_counter()
         with CheckProgress("warm start") as shown:
-            fit(
-                basis,
-                data.dataset,
-                data.rows(heldout=False),
-                beta=float(reconstructor.loss_function.weight(1 << 60)),
-                seed=seed,
-                progress=lambda what, done, n: shown.update(f"{what}, pass {done} of {n}"),
-            )
+            known: dict[str, Any] = {
+                "beta": float(reconstructor.loss_function.weight(1 << 60)),  # type: ignore[operator]
+                "seed": seed,
+                "progress": lambda what, done, n: shown.update(f"{what}, pass {done} of {n}"),
+            }
+            rows = data.rows(heldout=False)
+            if len(bases) == 1:
+                fit(bases[0], data.dataset, rows, **known)
+            else:
+                fit_halves(bases, data.dataset, rows, **known)
             if isinstance(reconstructor.latent, TableLatent):
-                fill(reconstructor.latent, basis, data.dataset)
-        print(f"warm start: {len(basis.density)} volumes in {time.perf_counter() - began:.0f} s", flush=True)
+                fill(reconstructor.latent, bases, data.dataset)
+        print(
+            f"warm start: {len(bases[0].density)} volumes in {time.perf_counter() - began:.0f} s", flush=True
+        )
     module = ReconstructionModule(reconstructor, *steps)
     monitor = "heldout/loss" if len(data.rows(heldout=True)) else "train/loss_epoch"
     checkpoint = pl.callbacks.ModelCheckpoint

@@ -56,17 +56,18 @@ def test_the_split_is_of_the_seed_and_nothing_else(module):
     assert not np.array_equal(module(seed=3).heldout, module(seed=4).heldout)
 
 
+def tilt_columns():
+    """As Warp writes tilt series: the images of one particle share a group and have a dose each."""
+    tilt = np.arange(100) % 5
+    return {
+        "rlnGroupName": [f"tomogram_{i // 5}" for i in range(100)],
+        "rlnCtfBfactor": -4.0 * (1 + tilt),
+        "rlnCtfScalefactor": np.cos(np.deg2rad(3.0 * tilt)),
+    }
+
+
 def test_images_of_one_particle_are_held_out_together(module):
-    # as Warp writes tilt series: the images of one particle share a group and have a dose each
-    names = [f"tomogram_{i // 5}" for i in range(100)]
-    data = module(
-        heldout_fraction=0.3,
-        columns={
-            "rlnGroupName": names,
-            "rlnCtfBfactor": -4.0 * (1 + np.arange(100) % 5),
-            "rlnCtfScalefactor": np.cos(np.deg2rad(3.0 * (np.arange(100) % 5))),
-        },
-    )
+    data = module(heldout_fraction=0.3, columns=tilt_columns())
     groups = data.particles.table["group"].to_numpy()
     assert len(set(groups)) == 20
     held = {group: set(data.heldout[groups == group]) for group in set(groups)}
@@ -138,3 +139,30 @@ def test_images_without_poses_are_refused_before_they_are_prepared(module, tmp_p
     with pytest.raises(InputError, match=r"has no poses.*dataset\.poses="):
         data.prepare_data()
     assert not (tmp_path / "prepared").exists()
+
+
+def test_half_sets_part_particles_and_not_their_images(module):
+    assert "half" not in next(iter(prepared(module()).predict_dataloader()))
+    columns = tilt_columns()
+    data = prepared(module(half_sets="given", columns=columns))  # the file has none: they are drawn
+    half = data.dataset.half.numpy()
+    for batch in data.predict_dataloader():
+        assert batch["half"].tolist() == half[batch["row"].numpy()].tolist()
+    assert (half == 0).sum() == 50
+    for group in range(20):
+        assert len(set(half[5 * group : 5 * group + 5])) == 1
+    again = prepared(module(half_sets="random", columns=columns, box_size=8))
+    assert again.dataset.half.tolist() == half.tolist()
+    other = prepared(module(half_sets="random", columns=columns, seed=1))
+    assert other.dataset.half.tolist() != half.tolist()
+
+
+def test_half_sets_of_the_file_are_taken(module):
+    subset = 1 + np.arange(100) // 50
+    assert prepared(module(half_sets="given", columns={"rlnRandomSubset": subset})).dataset.half.tolist() == [
+        *[0] * 50,
+        *[1] * 50,
+    ]
+    columns = tilt_columns() | {"rlnRandomSubset": 1 + (np.arange(100) >= 52)}
+    with pytest.raises(InputError, match="images of the particle tomogram_10 are in both half sets"):
+        prepared(module(half_sets="given", columns=columns)).dataset  # noqa: B018

@@ -199,7 +199,7 @@ def test_a_table_starts_from_the_modes(moving):
     modes = LinearModes(box_size=32, zdim=4)
     fit(modes, dataset, np.arange(1000), beta=1.0, seed=0)
     table = TableLatent(n_particles=1500, zdim=4)
-    fill(table, modes, dataset)
+    fill(table, [modes], dataset)
     assert spearman(table.mean.weight.detach().numpy()[1000:], truth["motion"].to_numpy()[1000:]) > 0.9
 
 

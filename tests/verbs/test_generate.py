@@ -3,11 +3,16 @@ import sys
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from drgn.command import compose
 from drgn.errors import InputError
 from drgn.generate import generate
+from drgn.physics import fourier
+from drgn.physics.fsc import fsc
+from drgn.physics.grids import shell_mean, shells
 from drgn.run import Run
 
 
@@ -53,11 +58,42 @@ def test_a_run_without_a_latent_has_one_volume(make_run):
         ({"z": [1, 2]}, "has 2 numbers, but the latent of this run has 3 dimensions"),
         ({"z": [1, 2, 3], "kmeans": 2}, "z and kmeans are given"),
         ({"kmeans": 1000}, "number of different latents, 120"),
+        ({"z": [0, 0, 0], "halves": True}, "has no half maps: train with half_sets=given"),
+        ({"z": [0, 0, 0], "local_window_A": 60.0}, "local_window_A=60.0 is of half maps: give halves=true"),
+        ({"z": [0, 0, 0], "halves": True, "local_window_A": 0.0}, "expected a length above 0 A"),
     ],
 )
 def test_mistakes_are_one_sentence(finished, options, sentence):
     with pytest.raises(InputError, match=sentence):
         make(finished, **options)
+
+
+def test_half_maps_and_what_they_say_of_the_map(train_tiny, tmp_path, capsys):
+    run = train_tiny("model=linear", "latent.zdim=2", "half_sets=given")
+    make(run, z=[[0, 0], [1, 0], [2, 0]], halves=True, output=tmp_path)
+    paths = make(run, z=[[0.5, 0], [1, 0]], halves=True, local_window_A=60.0, output=tmp_path)
+    kinds = ["fsc.csv", "fsc.png", "half_1.mrc", "half_2.mrc", "local_resolution.mrc", "weighted.mrc"]
+    expected = [f"vol_00{i}{ending}" for i in (0, 1) for ending in [".mrc", *(f"_{k}" for k in kinds)]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*expected, "z_values.txt"])
+    maps = {kind: mrcfile.read(tmp_path / f"vol_000_{kind}.mrc") for kind in ("half_1", "half_2", "weighted")}
+    mean = (maps["half_1"] + maps["half_2"]) / 2
+    np.testing.assert_allclose(mrcfile.read(paths[0]), mean, atol=1e-6 * np.abs(mean).max())
+    table = pd.read_csv(tmp_path / "vol_000_fsc.csv")
+    halves = [torch.from_numpy(maps[kind].copy()) for kind in ("half_1", "half_2")]
+    np.testing.assert_allclose(table["unmasked"], fsc(*halves), atol=1e-4)
+    # each shell of the mean is weighed by its expected correlation with the truth
+    weights = table["corrected"].clip(0, 1).to_numpy()
+    power = shell_power(maps["weighted"]) / shell_power(mean)
+    np.testing.assert_allclose(power[1:8], (2 * weights / (1 + weights))[1:8], atol=1e-3)
+    assert "vol_000: half maps agree to corrected" in capsys.readouterr().out
+    # without them nothing of an earlier series is left beside the volume
+    make(run, z=[0, 0], output=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vol_000.mrc", "z_values.txt"]
+
+
+def shell_power(volume):
+    transform = fourier.fft(torch.from_numpy(volume.copy()).double(), 3)
+    return shell_mean(transform.abs().square().flatten(), shells(16, 3).flatten()).numpy()
 
 
 def test_the_command_line(finished, tmp_path):

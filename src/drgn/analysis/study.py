@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drgn.analysis import clusters as clustering
-from drgn.analysis import embedding, metrics, movies, sections
+from drgn.analysis import embedding, half_maps, metrics, movies, sections
 from drgn.analysis.report import Section
 from drgn.analysis.selection import EMBEDDING, LABELS, write_labels
 from drgn.analysis.volumes import write_volumes
@@ -96,6 +96,8 @@ def heterogeneous(
 
     maps = write_volumes(run, clusters.centres, cluster_folder) if volumes else None
     study.sections.append(sections.cluster_maps(clusters, maps, cluster_folder, folder))
+    if volumes and run.halves:
+        study.sections.append(half_maps.section(run, clusters.centres))
     if volumes and z.shape[1] == 1:
         place = _made(folder / "percentiles")
         maps = write_volumes(run, points, place)

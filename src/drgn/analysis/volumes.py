@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from drgn.run import Run
 
 _VOLUME_NAME = re.compile(r"vol_(\d{3,})\.mrc")
+# what `scoring.half_maps` writes beside a volume
+_BESIDE = re.compile(r"vol_\d{3,}_((half_1|half_2|weighted|local_resolution)\.mrc|fsc\.(csv|png))")
 
 
 class VolumeFiles(Sequence[np.ndarray]):
@@ -31,6 +33,11 @@ class VolumeFiles(Sequence[np.ndarray]):
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
+
+    @staticmethod
+    def stem(number: int, n: int) -> str:
+        """Name, without .mrc, of one of n volumes."""
+        return f"vol_{number:0{max(3, len(str(n - 1)))}d}"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -46,7 +53,9 @@ class VolumeFiles(Sequence[np.ndarray]):
         return read_volume(self.paths[index])[0]
 
 
-def write_volumes(run: Run, z: np.ndarray, folder: Path) -> VolumeFiles:
+def write_volumes(
+    run: Run, z: np.ndarray, folder: Path, volumes: Iterable[np.ndarray] | None = None
+) -> VolumeFiles:
     """Decode latents and write vol_000.mrc, vol_001.mrc, ... and z_values.txt, which lists their latents.
 
     Volumes of these names that an earlier, longer series left in the folder are removed, so that the folder
@@ -60,12 +69,17 @@ def write_volumes(run: Run, z: np.ndarray, folder: Path) -> VolumeFiles:
         (M, Z) latents; (1, 0) for a run without a latent.
     folder
         Created when it does not exist.
+    volumes
+        (D, D, D) at each latent; None: they are decoded.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    digits = max(3, len(str(len(z) - 1)))
-    paths = [folder / f"vol_{i:0{digits}d}.mrc" for i in range(len(z))]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for path, volume, point in zip(paths, run.volumes(z, device), z, strict=True):
+    paths = [folder / f"{VolumeFiles.stem(i, len(z))}.mrc" for i in range(len(z))]
+    for path in folder.iterdir():
+        if _BESIDE.fullmatch(path.name):
+            path.unlink()
+    if volumes is None:
+        volumes = run.volumes(z, "cuda" if torch.cuda.is_available() else "cpu")
+    for path, volume, point in zip(paths, volumes, z, strict=True):
         write_volume(path, volume, run.pixel_size_A, label=_label(run.name, point))
     for path in folder.iterdir():
         if _VOLUME_NAME.fullmatch(path.name) and path not in paths:

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drgn.data.dataset import ParticleDataset
-from drgn.data.halves import random_halves
+from drgn.data.halves import halves_of
 from drgn.data.matched import in_threads, matched_chunks
-from drgn.errors import InputError
 from drgn.formats.particles import Particles
 from drgn.physics import fourier, gridding, voxels
 from drgn.physics.fsc import fsc
@@ -65,31 +64,9 @@ def half_sets(
     InputError
         Nothing is selected, a half set has fewer than two particles, or only some particles have one.
     """
-    rows = np.flatnonzero(~dataset.rejected)
-    path = particles.source.path
-    if len(rows) == 0:
-        raise InputError(f"{path}: no usable image is selected; select some, or look at the images.")
-    group = dataset.group.numpy()[rows]
-    known = particles.table["half_set"].to_numpy()[rows]
-    if source == "given" and (known != 0).any():
-        wrong = np.flatnonzero(~np.isin(known, (1, 2)))
-        if len(wrong):
-            raise InputError(
-                f"{path}: row {particles.table['source_row'].iloc[rows[wrong[0]]]} has the half set"
-                f" {known[wrong[0]]} where 1 or 2 is expected; mend it, or draw them with half_sets=random."
-            )
-        half = known - 1
-    else:
-        half = random_halves(group, seed)
-    halves = rows[half == 0], rows[half == 1]
-    for number, mine in enumerate(halves):
-        count = len(np.unique(dataset.group.numpy()[mine]))
-        if count < 2:
-            raise InputError(
-                f"{path}: half set {number + 1} has {count} particle{'s' * (count != 1)}, where at least 2"
-                " are expected; select more particles, or draw the halves with half_sets=random."
-            )
-    return halves
+    usable = ~dataset.rejected
+    half = halves_of(particles, dataset.group.numpy(), usable, source, seed)
+    return np.flatnonzero(usable & (half == 0)), np.flatnonzero(usable & (half == 1))
 
 
 def reconstruct(

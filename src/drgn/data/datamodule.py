@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from drgn.data.dataset import Batches, ParticleDataset, require_poses
 from drgn.data.fields import default_box_size, fields_of, require_box_size
+from drgn.data.halves import halves_of, require_whole_particles
 from drgn.data.preflight import Report, digest, preflight, require_sound
 from drgn.data.prepared import PreparedStack, prepare
 from drgn.data.progress import CheckProgress, PrepareProgress
@@ -58,6 +60,9 @@ class ParticleDataModule(pl.LightningDataModule):
         Processes that read batches; 0 reads in the training process, which a memory map makes fast enough.
     download
         What to tell a person whose particle file is not there.
+    half_sets
+        Say the half set of each image: "given", that of the particle file where it has any, else drawn;
+        "random", drawn by physical particle. None: batches have none.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class ParticleDataModule(pl.LightningDataModule):
         cache: Path = Path("outputs/prepared"),
         workers: int = 0,
         download: str | None = None,
+        half_sets: Literal["given", "random"] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -99,6 +105,7 @@ class ParticleDataModule(pl.LightningDataModule):
         self.name, self.batch_size, self.seed, self.workers = name, batch_size, seed, workers
         self.window, self.cache, self.heldout_fraction = window, cache, heldout_fraction
         self._box_size, self._download, self._path = box_size, download, particles
+        self.half_sets: Literal["given", "random"] | None = half_sets
         self._options = {
             "poses": poses,
             "ctf": ctf,
@@ -194,6 +201,11 @@ class ParticleDataModule(pl.LightningDataModule):
     def dataset(self) -> ParticleDataset:
         """The batches of the whole table; the stack must be prepared."""
         dataset = ParticleDataset(self.particles, self.prepare())
+        if self.half_sets is not None:
+            group, usable = dataset.group.numpy(), ~dataset.rejected
+            half = halves_of(self.particles, group, usable, self.half_sets, self.seed)
+            require_whole_particles(self.particles, group, half, usable)
+            dataset.half = torch.from_numpy(half)
         give_back()
         return dataset
 

@@ -34,6 +34,8 @@ class ParticleDataset(Dataset[Batch]):
     ----------
     rejected
         (N,) bool, rows whose image cannot be used.
+    half
+        (N,) int64, half set of each row, 0 or 1, which the batches then hold; None where there are none.
 
     Raises
     ------
@@ -56,6 +58,7 @@ class ParticleDataset(Dataset[Batch]):
         unusable = np.zeros(stack.meta.n, dtype=bool)
         unusable[stack.meta.rejected] = True
         self.rejected = unusable[self.stack_row]
+        self.half: Tensor | None = None
         # the order of names, not of rows: the same for every order of the table
         self.group = torch.from_numpy(codes_of(table["group"])[0])
         self.rotation = torch.from_numpy(rotation)  # double, as in the table: not a second one
@@ -100,6 +103,8 @@ class ParticleDataset(Dataset[Batch]):
         )
         if self.frequency_scale is not None:
             batch["frequency_scale"] = self.frequency_scale[index]
+        if self.half is not None:
+            batch["half"] = self.half[index]
         return batch
 
     def signal_amplitude(self, rows: NDArray[np.int64], limit: int = 2000) -> Tensor:

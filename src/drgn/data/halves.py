@@ -5,13 +5,14 @@ in, over predicting nothing. Noise gains nothing on average, whatever is done to
 poses, CTF and conventions are right.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from drgn.errors import InputError
 from drgn.formats.particles import Particles
 from drgn.physics import fourier, imaging, masks
 from drgn.physics.ctf import PARAMETERS
@@ -39,6 +40,72 @@ def random_halves(group: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     _, particle = np.unique(group, return_inverse=True)
     half = np.random.default_rng(seed).permutation(particle.max(initial=-1) + 1) % 2
     return half[particle].astype(np.int64)
+
+
+def halves_of(
+    particles: Particles,
+    group: NDArray[np.int64],
+    usable: NDArray[np.bool_],
+    source: Literal["given", "random"],
+    seed: int,
+) -> NDArray[np.int64]:
+    """Half (N,), 0 or 1, of each row of the table; of rows that are not usable it says nothing.
+
+    Parameters
+    ----------
+    particles
+        The table.
+    group
+        (N,) the physical particle of each row.
+    usable
+        (N,) rows that are looked at.
+    source
+        "given": as the particle file says, where it does; "random": half of the particles, drawn.
+    seed
+        Of the draw.
+
+    Raises
+    ------
+    InputError
+        Nothing is usable, a half set has fewer than two particles, or only some particles have one.
+    """
+    rows = np.flatnonzero(usable)
+    path = particles.source.path
+    if len(rows) == 0:
+        raise InputError(f"{path}: no usable image is selected; select some, or look at the images.")
+    known = particles.table["half_set"].to_numpy()[rows]
+    half = np.zeros(len(usable), np.int64)
+    if source == "given" and (known != 0).any():
+        wrong = np.flatnonzero(~np.isin(known, (1, 2)))
+        if len(wrong):
+            raise InputError(
+                f"{path}: row {particles.table['source_row'].iloc[rows[wrong[0]]]} has the half set"
+                f" {known[wrong[0]]} where 1 or 2 is expected; mend it, or draw them with half_sets=random."
+            )
+        half[rows] = known - 1
+    else:
+        half[rows] = random_halves(group[rows], seed)
+    for number in (0, 1):
+        count = len(np.unique(group[rows[half[rows] == number]]))
+        if count < 2:
+            raise InputError(
+                f"{path}: half set {number + 1} has {count} particle{'s' * (count != 1)}, where at least 2"
+                " are expected; select more particles, or draw the halves with half_sets=random."
+            )
+    return half
+
+
+def require_whole_particles(
+    particles: Particles, group: NDArray[np.int64], half: NDArray[np.int64], usable: NDArray[np.bool_]
+) -> None:
+    """Raise an InputError where usable images of one physical particle are in two halves."""
+    both = np.intersect1d(group[usable & (half == 0)], group[usable & (half == 1)])
+    if len(both):
+        row = np.flatnonzero(group == both[0])[0]
+        raise InputError(
+            f"{particles.source.path}: images of the particle {particles.table['group'].iloc[row]} are in"
+            " both half sets, which would not be independent; draw them with half_sets=random."
+        )
 
 
 class Sample:

@@ -4,16 +4,18 @@ What an image says of the weights is all in two small arrays, see `Statistics`, 
 CTF. The volumes are found by expectation-maximisation (`training.expectation`) before a network is trained.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from drgn.physics import fourier
+from drgn.physics.grids import radii
 from drgn.physics.slices import padded_transform
 
 _OVERSAMPLING = 2  # of the grid that slices are interpolated from
+_LOW = 8  # Fourier pixels in which the volumes of two bases are compared
 
 
 class Statistics(NamedTuple):
@@ -87,6 +89,19 @@ class Basis(nn.Module):
     def arrange(self) -> None:
         """Bring the volumes into an order, in place, when they are found."""
         raise NotImplementedError
+
+    def turn_onto(self, other: Self) -> None:
+        """Mix the volumes, in place, so that their weights mean what those of another basis mean.
+
+        At most A^2 numbers are taken from the other, and found in `low` alone.
+        """
+        raise NotImplementedError
+
+    def low(self) -> Tensor:
+        """The volumes at the lowest resolution, the first eight Fourier pixels, flat, (A, side^3)."""
+        transform = fourier.fft(self.density, 3)
+        near = radii(self.side, 3).to(self.density.device) < _LOW
+        return fourier.ifft(transform * near, 3).real.flatten(1)
 
     @property
     def side(self) -> int:

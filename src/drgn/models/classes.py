@@ -1,6 +1,9 @@
 """Classes of volumes: 3D classification at fixed poses."""
 
+from typing import Self
+
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from drgn.models.basis import Basis, Statistics
@@ -58,5 +61,12 @@ class Classes(Basis):
     def arrange(self) -> None:
         """The largest class first."""
         order = self.share.argsort(descending=True)
+        self.density.copy_(self.density[order])
+        self.share.copy_(self.share[order])
+
+    def turn_onto(self, other: Self) -> None:
+        """Put the classes in the order in which they resemble those of another best."""
+        mine, theirs = (volumes - volumes.mean(0) for volumes in (self.low(), other.low()))
+        _, order = linear_sum_assignment((theirs @ mine.T).numpy(), maximize=True)
         self.density.copy_(self.density[order])
         self.share.copy_(self.share[order])

@@ -5,7 +5,7 @@ a Gaussian. `LinearModes` takes them as the latent: 3D variability analysis. In 
 lie between the coefficients and a latent of any dimension, which the neural parts then add to.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -101,6 +101,16 @@ class LinearModes(Basis):
         if len(flat):
             _, vectors = torch.linalg.eigh(flat @ flat.T)
             self.density[1:] = (vectors.flip(1).T @ flat).unflatten(1, self.density.shape[1:])
+
+    def turn_onto(self, other: Self) -> None:
+        """Turn the modes by the rotation that lays them best on those of another; coefficients turn too.
+
+        Orthogonal (Schönemann, Psychometrika 31, 1, 1966), so that the coefficients' prior stays N(0, I).
+        """
+        if self.n_modes:
+            left, _, right = torch.linalg.svd(other.low()[1:] @ self.low()[1:].T)
+            turned = (left @ right) @ self.density[1:].flatten(1)
+            self.density[1:] = turned.unflatten(1, self.density.shape[1:])
 
 
 class Subspace(LinearModes):

@@ -1,5 +1,6 @@
 """The model: latent + pose + decoder + forward model -> predicted images and their loss."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -87,6 +88,7 @@ class Reconstructor(nn.Module):
         self.register_buffer("frequencies", self.lattice.frequencies)
         self.register_buffer("amplitude", amplitude.to(torch.float32))
         self.register_buffer("density_scale", torch.tensor(float(density_scale)))
+        self.place_decoder(None, None)
         if basis is None and (decoder is None or isinstance(latent, PosteriorLatent)):
             raise InputError(
                 "model=linear, model=classes and latent=posterior need volumes to start from:"
@@ -101,18 +103,42 @@ class Reconstructor(nn.Module):
     frequencies: Tensor
     amplitude: Tensor
     density_scale: Tensor
+    turn: Tensor | None
+    origin_px: Tensor | None
 
     @property
     def zdim(self) -> int:
         """Z, 0 for a homogeneous model."""
         return int(self.latent.zdim)  # type: ignore[arg-type]
 
+    @property
+    def bases(self) -> list[Basis]:
+        """The basis, if any, in a list."""
+        return [] if self.basis is None else [self.basis]
+
+    def place_decoder(self, turn: Tensor | None, origin_px: Tensor | None) -> None:
+        """Give the decoder a frame of its own: turned (3, 3), its origin (3,) off that of the volume.
+
+        The volumes that it can express are the same. What it expresses first is not: a network that has seen
+        nothing but noise puts most of it near its origin.
+        """
+        self.register_buffer("turn", turn, persistent=False)
+        self.register_buffer("origin_px", origin_px, persistent=False)
+
     def _decoded(self, folded: Tensor, sign: Tensor, amplitude: Tensor, z: Tensor | None) -> Tensor:
         """Complex values (B, P) that the decoder gives at folded frequencies (B, P, 3)."""
         if self.decoder is None:
             return torch.zeros(folded.shape[:-1], dtype=torch.complex64, device=folded.device)
-        out = self.decoder(folded, z).float()
-        return torch.complex(out[..., 0], out[..., 1] * sign) * amplitude
+        if self.turn is None or self.origin_px is None:
+            out = self.decoder(folded, z).float()
+            return torch.complex(out[..., 0], out[..., 1] * sign) * amplitude
+        with torch.autocast(folded.device.type, enabled=False):
+            turned = folded @ self.turn
+            phase = 2 * math.pi * (folded @ self.origin_px)
+        out = self.decoder(turned, z).float()
+        real = out[..., 0] * phase.cos() + out[..., 1] * phase.sin()
+        imaginary = out[..., 1] * phase.cos() - out[..., 0] * phase.sin()
+        return torch.complex(real, imaginary * sign) * amplitude
 
     def _transfer(self, batch: Batch, shift_px: Tensor) -> tuple[Tensor, Tensor]:
         return imaging.transfer(self.frequencies, batch["pixel_size_A"], batch["ctf_parameters"], shift_px)

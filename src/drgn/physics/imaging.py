@@ -22,7 +22,8 @@ class Batch(TypedDict):
     equal numbers share a latent, as the tilt images of one particle do. image: (B, P) complex64, in units of
     the noise. rotation: (B, 3, 3). shift_px: (B, 2), pixels of the training box. pixel_size_A: (B,),
     of the training box. ctf_parameters: (B, 9). premultiplied, phase_flipped: (B,) bool.
-    frequency_scale: (B,), the volume's pixel over the image's, where some differ.
+    frequency_scale: (B,), the volume's pixel over the image's, where some differ. half: (B,) int64, the half
+    set, 0 or 1, where the model has halves.
     """
 
     row: Tensor
@@ -35,6 +36,7 @@ class Batch(TypedDict):
     premultiplied: Tensor
     phase_flipped: Tensor
     frequency_scale: NotRequired[Tensor]
+    half: NotRequired[Tensor]
 
 
 def slice_coordinates(frequencies: Tensor, rotation: Tensor, scale: Tensor | None = None) -> Tensor:

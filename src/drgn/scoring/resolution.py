@@ -26,15 +26,17 @@ def table(found: Correlations, box_size: int, pixel_size_A: float) -> pd.DataFra
     return pd.DataFrame({**columns, **{name: getattr(found, name).numpy() for name in _SHOWN}})
 
 
-def write(found: Correlations, box_size: int, pixel_size_A: float, folder: Path, title: str) -> None:
-    """Write fsc.csv and fsc.png into a folder."""
-    with replacing(folder / "fsc.csv") as temporary:
+def write(
+    found: Correlations, box_size: int, pixel_size_A: float, folder: Path, title: str, stem: str = "fsc"
+) -> None:
+    """Write fsc.csv and fsc.png into a folder, or files of another stem."""
+    with replacing(folder / f"{stem}.csv") as temporary:
         table(found, box_size, pixel_size_A).to_csv(temporary, index=False, float_format="%.6g")
     shown = np.stack([getattr(found, name).numpy() for name in _SHOWN])
     fsc_curves(
         {title: shown},
         pixel_size_A,
-        folder / "fsc.png",
+        folder / f"{stem}.png",
         list(_SHOWN.values()),
         box_size=box_size,
         label="Fourier shell correlation",

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from drgn.models.halves import Halves
 from drgn.models.latents import TableLatent
 from drgn.models.reconstructor import Reconstructor, loss_scale
 from drgn.physics.imaging import Batch
@@ -32,7 +33,7 @@ class Encoded(NamedTuple):
 
 
 def encode(
-    reconstructor: Reconstructor,
+    reconstructor: Reconstructor | Halves,
     batches: Iterable[Batch],
     *,
     n: int,
@@ -86,7 +87,7 @@ def _on(device: torch.device, batches: Iterable[Batch]) -> Iterator[Batch]:
         yield {name: value.to(device) for name, value in batch.items()}  # type: ignore[misc, attr-defined]
 
 
-def _fit_table(reconstructor: Reconstructor, batch: Batch, which: torch.Tensor) -> None:
+def _fit_table(reconstructor: Reconstructor | Halves, batch: Batch, which: torch.Tensor) -> None:
     """Descend on the table's entries of the chosen images of a batch, everything else fixed.
 
     Latents are drawn, as in training: the variance too must answer to the images. The parts of the model stay

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from drgn.errors import InputError
+from drgn.models.halves import Halves
 from drgn.models.losses import Loss
 from drgn.models.reconstructor import Reconstructor, loss_scale
 from drgn.physics.imaging import Batch
@@ -30,7 +31,7 @@ class ReconstructionModule(pl.LightningModule):
 
     def __init__(
         self,
-        reconstructor: Reconstructor,
+        reconstructor: Reconstructor | Halves,
         optimizer: Callable[[Any], torch.optim.Optimizer],
         schedule: Callable[[int, int], float],
         pixels: Callable[[int, int], float],

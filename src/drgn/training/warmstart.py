@@ -5,7 +5,7 @@ coefficients c(z) are trained on them in seconds, without an image.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,26 +50,73 @@ def fit(
     progress
         Called with (what, done, all).
     """
-    generator = torch.Generator().manual_seed(seed)
+    _fit([basis], dataset, [rows], beta, seed, progress)
+
+
+def fit_halves(
+    bases: Sequence[Basis],
+    dataset: ParticleDataset,
+    rows: NDArray[np.int64],
+    *,
+    beta: float,
+    seed: int,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Find the volumes of two bases, each from the rows of its half alone, and their common networks.
+
+    Arguments as of `fit`. The second basis is turned onto the first, see `Basis.turn_onto`.
+    """
+    assert dataset.half is not None
+    half = dataset.half.numpy()[rows]
+    _fit(bases, dataset, [rows[half == number] for number in (0, 1)], beta, seed, progress)
+
+
+def _fit(
+    bases: Sequence[Basis],
+    dataset: ParticleDataset,
+    rows: Sequence[NDArray[np.int64]],
+    beta: float,
+    seed: int,
+    progress: Callable[[str, int, int], None] | None,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)  # each basis has a start of its own
     with torch.no_grad():
-        expectation = Expectation(basis, dataset, rows, generator)
-        expectation.run(progress or (lambda what, done, n: None))
-        if not isinstance(basis, Subspace) or not basis.zdim:
+        expectations = [
+            Expectation(basis, dataset, mine, generator) for basis, mine in zip(bases, rows, strict=True)
+        ]
+        for number, expectation in enumerate(expectations, 1):
+            name = f"half {number}, " if len(bases) > 1 else ""
+            expectation.run(
+                (lambda what, done, n, name=name: progress(name + what, done, n))  # type: ignore[misc]
+                if progress
+                else (lambda what, done, n: None)
+            )
+        for basis in bases[1:]:
+            basis.turn_onto(bases[0])
+        if not isinstance(bases[0], Subspace) or not bases[0].zdim:
             return
-        known = expectation.statistics()
-    # one row for each particle: its images share their statistics
+        known = [_of_particles(expectation) for expectation in expectations]
+    statistics = Statistics(*(torch.cat(parts) for parts in zip(*known, strict=True)))
+    _fit_latent(bases[0], statistics, beta=beta, generator=generator)
+    for basis in bases[1:]:  # the networks are common to them already
+        basis.load_state_dict({**bases[0].state_dict(), "density": basis.density})
+
+
+def _of_particles(expectation: Expectation) -> Statistics:
+    """One row for each particle: its images share their statistics."""
     _, first = np.unique(expectation.particle.numpy(), return_index=True)
-    _fit_latent(basis, Statistics(*(part[first] for part in known)), beta=beta, generator=generator)
+    return Statistics(*(part[first] for part in expectation.statistics()))
 
 
 @torch.no_grad()
-def fill(table: TableLatent, basis: Basis, dataset: ParticleDataset) -> None:
-    """Start every particle's entry of a latent table from the basis, in place."""
-    rows = np.arange(len(dataset))
-    known = Expectation(basis, dataset, rows, torch.Generator()).statistics()
-    mean, logvar = basis.encode(known)
-    table.mean.weight[dataset.group] = mean
-    table.logvar.weight[dataset.group] = logvar
+def fill(table: TableLatent, bases: Sequence[Basis], dataset: ParticleDataset) -> None:
+    """Start every particle's entry of a latent table from the basis, that of its half of two, in place."""
+    half = np.zeros(len(dataset), np.int64) if dataset.half is None else dataset.half.numpy()
+    for number, basis in enumerate(bases):
+        rows = np.flatnonzero(half == number)
+        mean, logvar = basis.encode(Expectation(basis, dataset, rows, torch.Generator()).statistics())
+        table.mean.weight[dataset.group[rows]] = mean
+        table.logvar.weight[dataset.group[rows]] = logvar
 
 
 def _fit_latent(
