@@ -43,7 +43,7 @@ ALLOWED = {
     },
 }
 HYDRA = {"command.py", "run.py", "train.py"}
-LIGHTNING = {"data/datamodule.py", "train.py"}  # and training/
+LIGHTNING = {"train.py"}  # and training/
 INSIDE_FUNCTIONS = {"gemmi", "matplotlib", "skimage", "umap", "sklearn"}
 LIBRARIES_OF_FORMATS = {"numpy", "pandas", "scipy", "mrcfile", "pyarrow", "yaml", "gemmi"}
 LIBRARIES_OF_PHYSICS = {"numba", "numpy", "scipy", "torch"}

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from drgn import __version__
+from drgn.data.datamodule import ParticleDataModule
 from drgn.errors import InputError
 from drgn.formats.cryodrgn_run import is_run
 from drgn.formats.particles import Particles
@@ -32,9 +33,6 @@ from drgn.physics.grids import half_lattice
 from drgn.signature import build
 from drgn.training import memory, precision
 from drgn.training.encode import Encoded
-
-if TYPE_CHECKING:  # it imports Lightning, which takes seconds and which making maps does not need
-    from drgn.data.datamodule import ParticleDataModule
 
 _RUNS = Path("outputs/train")
 _VOXELS_TOGETHER = 8 * 128**3  # of maps decoded together; as much memory again as they take
@@ -227,11 +225,9 @@ class Run:
         self.__dict__.pop("info", None)
 
     @cached_property
-    def datamodule(self) -> "ParticleDataModule":
+    def datamodule(self) -> ParticleDataModule:
         """The data the run was trained on."""
         node = {k: v for k, v in self.config["dataset"].items() if k != "simulate"}
-        from drgn.data.datamodule import ParticleDataModule
-
         module = build(node, trust=self._trust, key="dataset")
         assert isinstance(module, ParticleDataModule)
         return module
