@@ -37,8 +37,9 @@ ALLOWED = {
     "foreign_run": PHYSICAL | {"models", "data", "run"},
     "analysis": LEARNING | {"run", "analysis"},
     "scoring": LEARNING | {"run", "analysis", "simulation", "scoring"},
+    "evidence": LEARNING | {"run", "analysis", "scoring", "evidence"},
     **{
-        verb: LEARNING | ENTRY | {"run", "analysis", "simulation", "scoring", "benchmark", *VERBS}
+        verb: LEARNING | ENTRY | {"run", "analysis", "simulation", "scoring", "evidence", "benchmark", *VERBS}
         for verb in VERBS
     },
 }

@@ -20,6 +20,7 @@ VERBS = {
     "analyze": "PCA, UMAP, clusters, volumes, pictures and a report of a run's latents",
     "filter": "select particles of a run and write them as .star, .cs or row indices",
     "backproject": "reconstruct voxel maps of two half sets, and say to what resolution they agree",
+    "validate": "back-project the particles of states, and say to what resolution they support the maps",
     "fsc": "correlate two maps shell by shell",
     "mask": "make a soft mask of a map",
     "score": "compare a run on simulated particles with the truth",

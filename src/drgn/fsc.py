@@ -6,9 +6,9 @@
 
 Writes fsc.csv and fsc.png: without mask, with a loose one, with the mask that is given or else a tight one,
 with phases randomised from where the unmasked curve falls below 0.8, and corrected by that. Between half maps
-the resolution is read at 0.143, between a map and an independent one (or the truth) at 0.5. The maps must have
-the same box and pixel size, and lie in the same frame unless align=true, which also writes the map as it was
-laid, aligned.mrc.
+the resolution is read at 0.143, between a map and an independent one (or the truth) at 0.5. The maps must
+have the same box and pixel size, and lie in the same frame unless align=true, which also writes the map as it
+was laid, aligned.mrc.
 """
 
 from pathlib import Path

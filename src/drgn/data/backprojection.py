@@ -2,8 +2,8 @@
 
 With images y in units of their noise, CTF c and trilinear shares s, a voxel gathers R = sum s c y and
 L = sum s c^2; an image of weight w adds w times both. A map is R / L; one that is to be looked at is
-R / (L + mean L / SSNR) with the shell's mean of L and its spectral signal-to-noise ratio, SSNR = FSC / (1 - FSC)
-in a half map and twice that in both: the Wiener filter (Scheres, J. Struct. Biol. 180, 519, 2012).
+R / (L + mean L / SSNR) with the shell's mean of L and its spectral signal-to-noise ratio, SSNR = FSC /
+(1 - FSC) in a half map and twice that in both: the Wiener filter (Scheres, J. Struct. Biol. 180, 519, 2012).
 """
 
 from collections.abc import Callable
