@@ -61,5 +61,5 @@ def test_clusters_are_decoded_at_a_member():
         states.of_clusters(z, labels, [2])
     with pytest.raises(InputError, match="names none"):
         states.of_clusters(z, labels, [])
-    with pytest.raises(InputError, match="kept.star selects no particle"):
+    with pytest.raises(InputError, match=r"kept\.star selects no particle"):
         states.of_rows(z, np.empty(0, int), "kept.star")

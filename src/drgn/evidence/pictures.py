@@ -76,16 +76,16 @@ class Overview:
     def add(self, number: int, found: Evidence | str, neural: np.ndarray) -> None:
         """Draw one state, or its neural map alone where it could not be examined."""
         top, middle, bottom = self._panels[number]
-        self._surface(top, neural, "neural")
+        self._surface(top, neural, "network")
         top.set_title(self._titles[number], fontsize=9, color=INK)
         if isinstance(found, str):
             middle.text(0.5, 0.5, "too few particles", ha="center", transform=middle.transAxes, color=INK)
             return
-        self._surface(middle, found.density.numpy(), "back-projected")
+        self._surface(middle, found.density.numpy(), "its images alone")
         bottom.axis("on")
         size = found.density.shape[-1]
         frequency = np.arange(size // 2) / (size * found.pixel_size_A)
-        lines = ((found.halves.corrected, "half maps"), (found.agreement_curve, "neural"))
+        lines = ((found.halves.corrected, "half maps"), (found.agreement_curve, "network's map"))
         for (curve, name), colour in zip(lines, OKABE_ITO, strict=False):
             shown = np.concatenate([[1.0], curve.numpy()[1 : size // 2]])
             bottom.plot(frequency, shown, color=colour, lw=1.4, label=name)

@@ -1,9 +1,10 @@
 """A state's particles back-projected in two halves, and compared with the map that the network makes of it.
 
-The half maps share no image: to where they agree (FSC 0.143, corrected for the mask) their sum is signal. The
-neural map is compared with that sum. A map without noise correlates with it as sqrt(2 F / (1 + F)), F being
-the correlation of the halves, which is 0.5 where F is 0.143: so 0.5 is read, in the paper's mask (P23), which
-is too wide to correlate by itself. A state is supported to the coarser of the two resolutions.
+The half maps share no image: to where they agree (FSC 0.143, corrected for the mask) their mean is signal.
+The neural map is compared with that mean. A map without noise correlates with it as sqrt(2 F / (1 + F)), F
+being the correlation of the halves, which is 0.5 where F is 0.143: so 0.5 is read, in the paper's mask (P23).
+The mean is not filtered: in a filtered map the edge of a mask would carry coarse signal into shells that are
+empty, where two maps would agree. A state is supported to the coarser of the two resolutions.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Evidence:
     half_maps, density, neural
         (D, D, D): of each half set, of both together (Wiener-filtered), and of the network.
     halves, agreement
-        Curves between the half maps, and between `density` and `neural`.
+        Curves between the half maps, and between their mean and `neural`.
     masked
         Whether a mask was given, which then serves in place of the paper's.
     pixel_size_A
@@ -196,7 +197,7 @@ def examine(
         density=found.density,
         neural=neural,
         halves=correlations(*found.halves, tight, loose, seed),
-        agreement=correlations(found.density, neural, tight, loose, seed),
+        agreement=correlations(sum(found.halves) / 2, neural, tight, loose, seed),
         masked=mask is not None,
         pixel_size_A=pixel_size_A,
     )
