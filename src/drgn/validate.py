@@ -8,7 +8,9 @@
 No network is involved: the images are inserted into two half maps as drgn backproject does. One line for each
 state says to what resolution the halves agree (FSC 0.143, corrected for a tight mask), and to what resolution
 the neural map, decoded at the particle nearest to the middle of the state or at the point, agrees with their
-sum (FSC 0.5, in the paper's mask). The coarser of the two is what the images support.
+sum (FSC 0.5, in the paper's mask). The coarser of the two is what the images support. States of one molecule
+are mostly alike; where there are several, the line also says how well what sets the neural map apart from
+their mean correlates with what sets the map of its images apart.
 
 Writes a folder for each state with half_map_1.mrc, half_map_2.mrc, map.mrc (both halves, Wiener-filtered),
 neural.mrc, weights.npz (for weights= of drgn backproject), fsc.csv, fsc.png, views.png and validate.json, and
@@ -122,6 +124,8 @@ def validate(
         if not isinstance(found, str):
             results.write(found, key, folder / state.name)
         rows.append(results.row(found))
+    made = [folder / state.name / "map.mrc" for state in chosen]
+    results.tell_apart(rows, paths, made, opened.pixel_size_A)
     results.write_table(rows, folder / "states.csv")
     print("\n".join(str(row["sentence"]) for row in rows))
     print(f"Maps, curves and pictures: {folder}")

@@ -69,6 +69,12 @@ def test_the_right_particles_support_a_map_and_those_of_another_state_do_not(run
     agreement = np.array([[f.agreement_curve[1:7].mean().item() for f in row] for row in found])
     assert agreement.diagonal().min() > 0.9
     assert (np.diag(agreement) > agreement[[0, 1], [1, 0]] + 0.03).all()
+    # a quantity that does not mind what all states have in common
+    densities = [found[i][i].density.numpy() for i in (0, 1)]
+    own = validation.differences([m.numpy() for m in maps], densities, PIXEL_A)
+    other = validation.differences([m.numpy() for m in maps], densities[::-1], PIXEL_A)
+    assert min(own) > 0.8
+    np.testing.assert_allclose(other, -np.array(own))  # two states differ from their mean by opposites
     right = found[1][1]
     assert right.n_particles == right.n_effective == (attached == 1).sum()
     assert right.supported_A == max(right.halves_A, right.neural_A) < 40
@@ -92,7 +98,8 @@ def test_what_is_written(run, validated):
     }
     found = json.loads((folder / "validate.json").read_text())
     np.testing.assert_allclose(found["z"], labels["centre_z"][1], rtol=1e-6)
-    assert found["sentence"] == table["sentence"][1]
+    assert table["sentence"][1].startswith(found["sentence"])
+    assert table["difference"].min() > 0.8
     neural, pixel_A = read_volume(folder / "neural.mrc")
     np.testing.assert_array_equal(neural, next(Run.open(run).volumes(labels["centre_z"][1:])))
     assert pixel_A == PIXEL_A
@@ -105,11 +112,23 @@ def test_what_is_written(run, validated):
     assert curves["neural_loose"][1:6].min() > 0.5  # linear modes are a good map of these images
 
 
+def test_labels_that_say_nothing_do_not_tell_states_apart(run, validated, tmp_path):
+    path = run / "analysis" / "kmeans4"
+    path.mkdir()
+    labels = np.load(run / "analysis" / "kmeans2" / "labels.npz")
+    shuffled = np.random.default_rng(0).permutation(labels["label"])
+    np.savez(path / "labels.npz", key=labels["key"], label=shuffled)
+    wrong = pd.read_csv(make(run, kmeans=4, output=tmp_path / "shuffled") / "states.csv")
+    assert wrong["difference"].abs().max() < 0.5 < pd.read_csv(validated / "states.csv")["difference"].min()
+    assert "correlates" in wrong["sentence"][0]
+
+
 def test_one_line_for_each_state(run, capsys):
     make(run, clusters=[1], output=run / "one")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("cluster 1: ")
+    assert lines[0].endswith(" A.")
     assert lines[1] == f"Maps, curves and pictures: {run / 'one'}"
     assert sorted(p.name for p in (run / "one").iterdir()) == ["cluster_1", "states.csv"]
 
@@ -122,7 +141,9 @@ def test_the_neighbours_of_points_and_rows_of_a_file(run, validated, tmp_path):
     assert json.loads((folder / "z_1" / "validate.json").read_text())["kernel_width"] > 0
     np.savetxt(tmp_path / "z.txt", [[1, 0]])
     again = make(run, z_file=tmp_path / "z.txt", n_effective=100, output=tmp_path / "file")
-    assert pd.read_csv(again / "states.csv").iloc[0].tolist() == table.iloc[1].tolist()
+    one = pd.read_csv(again / "states.csv")
+    assert one.iloc[0, :6].tolist() == table.iloc[1, :6].tolist()
+    assert one["difference"].isna().all()  # there is one state
 
     labels = np.load(run / "analysis" / "kmeans2" / "labels.npz")
     np.save(tmp_path / "rows.npy", np.flatnonzero(labels["label"] == 1))

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from drgn.analysis.volumes import VolumeFiles
 from drgn.evidence.pictures import curves, views
-from drgn.evidence.validation import Evidence
+from drgn.evidence.validation import Evidence, differences
 from drgn.formats.atomic import replacing
 from drgn.formats.mrc import write_volume
 from drgn.physics.fsc import Correlations, resolution_A
@@ -85,9 +86,25 @@ def row(found: Evidence | str) -> dict[str, object]:
     return {name: numbers(found)[name] for name in names}
 
 
+def tell_apart(
+    rows: Sequence[dict[str, object]], neural: Sequence[Path], density: Sequence[Path], pixel_size_A: float
+) -> None:
+    """Add `validation.differences` to the rows of states that were examined, from their maps on disk."""
+    at = [i for i, one in enumerate(rows) if "n_particles" in one]
+    maps = (VolumeFiles([paths[i] for i in at]) for paths in (neural, density))
+    for i, value in zip(at, differences(*maps, pixel_size_A), strict=True):
+        if np.isfinite(value):
+            rows[i]["difference"] = value
+            rows[i]["sentence"] = (
+                f"{rows[i]['sentence']} Its difference from the mean of these states correlates {value:.2f}"
+                " with that of its images."
+            )
+
+
 def write_table(rows: Sequence[dict[str, object]], path: Path) -> None:
     """Write states.csv, one row for each state."""
-    columns = ["state", "n_particles", "n_effective", "halves_A", "neural_A", "supported_A", "sentence"]
+    columns = ["state", "n_particles", "n_effective", "halves_A", "neural_A", "supported_A", "difference"]
+    columns.append("sentence")
     with replacing(path) as temporary:
         table = pd.DataFrame(rows, columns=columns)
         table.astype({"n_particles": "Int64"}).to_csv(temporary, index=False, float_format="%.5g")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from drgn.analysis.pictures import telling_view
 from drgn.analysis.report import Picture, Section, Table
@@ -20,6 +18,15 @@ if TYPE_CHECKING:
     from drgn.run import Run
 
 TITLE = "What the images of the clusters support"
+_HEADER = (
+    "cluster",
+    "particles",
+    "half maps agree to",
+    "network's map agrees to",
+    "supported to",
+    "difference from the mean map",
+    "map of the images",
+)
 
 
 def clusters_section(run: Run, folder: Path, kmeans: int, seed: int) -> tuple[Section, str]:
@@ -60,32 +67,33 @@ def clusters_section(run: Run, folder: Path, kmeans: int, seed: int) -> tuple[Se
     evidence = validation.examine_all(
         dataset, particles, chosen, neural, half_sets="given", mask=None, seed=seed
     )
-    rows, table, reached = [], [], []
-    for number, (found, path) in enumerate(zip(evidence, neural.paths, strict=True)):
+    made = [path.with_name(path.name.replace("vol_", "backprojected_")) for path in neural.paths]
+    rows = []
+    for number, (found, path) in enumerate(zip(evidence, made, strict=True)):
         overview.add(number, found, neural[number])
-        row = results.row(found)
-        rows.append(row)
-        name = "not made"
+        rows.append(results.row(found))
         if not isinstance(found, str):
-            made = path.with_name(path.name.replace("vol_", "backprojected_"))
-            write_volume(made, found.density.numpy(), found.pixel_size_A)
-            name = str(made.relative_to(folder))
-            reached.append(found.supported_A)
-        table.append((str(number), *_cells(row), name))
+            write_volume(path, found.density.numpy(), found.pixel_size_A)
+    results.tell_apart(rows, neural.paths, made, run.pixel_size_A)
     results.write_table(rows, place / "evidence.csv")
-    header = ("cluster", "particles", "half maps agree to", "neural map agrees to", "supported to", "map")
+    table = [
+        (str(i), *_cells(row, str(path.relative_to(folder))))
+        for i, (row, path) in enumerate(zip(rows, made, strict=True))
+    ]
     picture = Picture(overview.save(place / "evidence.png"), _CAPTION)
-    section = Section(TITLE, _TEXT, [picture], [Table(header, table)])
-    known = [value for value in reached if np.isfinite(value)]
+    section = Section(TITLE, _TEXT, [picture], [Table(_HEADER, table)])
+    known = [row["supported_A"] for row in rows if row.get("supported_A") is not None]
     line = f"Of {len(rows)} clusters' maps {len(known)} are supported by their own particles"
     return section, f"{line}, to {min(known):.3g} to {max(known):.3g} A." if known else f"{line}."
 
 
-def _cells(row: Mapping[str, object]) -> list[str]:
+def _cells(row: Mapping[str, Any], path: str) -> list[str]:
     if "n_particles" not in row:
-        return ["too few for two half sets", "", "", ""]
+        return ["too few for two half sets", "", "", "", "", "not made"]
     reached = [row[name] for name in ("halves_A", "neural_A", "supported_A")]
-    return [f"{row['n_particles']:,}", *("nowhere" if a is None else f"{a:.3g} Å" for a in reached)]
+    difference = f"{row['difference']:.2f}" if "difference" in row else ""
+    said = ["nowhere" if value is None else f"{value:.3g} Å" for value in reached]
+    return [f"{row['n_particles']:,}", *said, difference, path]
 
 
 _TEXT = [
@@ -94,9 +102,12 @@ _TEXT = [
     "the resolution at which the halves agree (FSC 0.143, corrected for the mask) there is signal in these "
     "images; up to the one at which the network's map agrees with them (FSC 0.5) it shows that signal. Finer "
     "detail of the network's map comes from other images or from nowhere.",
-    "A cluster of few particles supports little by itself, which is no reason to disbelieve its map: the "
-    "network shares what all clusters have in common. A map that agrees to much less than the halves do is "
-    "one to disbelieve. drgn validate gives half maps and all curves of any cluster, selection or point.",
+    "A cluster of few particles supports little by itself, which is no reason to disbelieve its map: "
+    "the network shares what all clusters have in common. A map that agrees to much less than the "
+    "halves do is one to disbelieve. But all states are mostly alike, and agree well for that alone. So "
+    "the last column says how well what sets the network's map apart from the mean of all these maps "
+    "correlates with what sets the map of the images apart: 1 is the same difference, 0 none of it. "
+    "drgn validate gives half maps and all curves of any cluster, selection or point.",
 ]
 _CAPTION = (
     "For each cluster: the network's map, the map of its images alone, and the correlation of its half maps "

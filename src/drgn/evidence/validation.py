@@ -124,8 +124,7 @@ def dataset_of(run: Run) -> tuple[ParticleDataset, Particles]:
             f"{run.path} has no latent (latent=none) and so no states: back-project its particles with drgn"
             " backproject, and compare the map with drgn fsc."
         )
-    data = run.datamodule
-    data.prepare_data()
+    data = run.datamodule  # whose poses were checked before training
     meta = data.dataset.stack.meta
     if meta.box_size != run.box_size or abs(meta.pixel_size_A / run.pixel_size_A - 1) > _SAME:
         raise InputError(
@@ -201,6 +200,39 @@ def examine(
         masked=mask is not None,
         pixel_size_A=pixel_size_A,
     )
+
+
+def differences(
+    neural: Sequence[np.ndarray], density: Sequence[np.ndarray], pixel_size_A: float
+) -> list[float]:
+    """Correlation of what sets a neural map apart from the others with what sets its images' map apart.
+
+    A molecule is mostly alike in all its states: a map of the wrong particles still agrees well in the
+    FSC. Here the mean over the states is taken from both, inside the paper's mask (P23) of the neural mean.
+
+    Parameters
+    ----------
+    neural, density
+        Neural and back-projected maps (D, D, D) of M states, read twice, one by one.
+    pixel_size_A
+        Angstrom per voxel.
+
+    Returns
+    -------
+    list of M
+        1: the same difference; 0: none of it; NaN where there is one state.
+    """
+    if len(neural) < 2:
+        return [float("nan")] * len(neural)
+    ours, theirs = (
+        sum(np.asarray(volume, np.float64) for volume in maps) / len(maps) for maps in (neural, density)
+    )
+    inside = masks.soft_mask(torch.from_numpy(ours), pixel_size_A).numpy()
+    found = []
+    for one, two in zip(neural, density, strict=True):
+        a, b = inside * (one - ours), inside * (two - theirs)
+        found.append(float((a * b).sum() / max(np.sqrt((a**2).sum() * (b**2).sum()), 1e-300)))
+    return found
 
 
 def examine_all(
