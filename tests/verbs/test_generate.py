@@ -72,5 +72,6 @@ def test_the_command_line(finished, tmp_path):
 
 
 def test_maps_are_made_and_validated_without_lightning():
-    code = "import sys, drgn.run, drgn.analysis.volumes, drgn.evidence.section; sys.exit('pytorch_lightning' in sys.modules)"
+    modules = "drgn.run, drgn.analysis.volumes, drgn.evidence.section"
+    code = f"import sys, {modules}; sys.exit('pytorch_lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
