@@ -37,13 +37,14 @@ ALLOWED = {
     "foreign_run": PHYSICAL | {"models", "data", "run"},
     "analysis": LEARNING | {"run", "analysis"},
     "scoring": LEARNING | {"run", "analysis", "simulation", "scoring"},
+    "evidence": LEARNING | {"run", "analysis", "scoring", "evidence"},
     **{
-        verb: LEARNING | ENTRY | {"run", "analysis", "simulation", "scoring", "benchmark", *VERBS}
+        verb: LEARNING | ENTRY | {"run", "analysis", "simulation", "scoring", "evidence", "benchmark", *VERBS}
         for verb in VERBS
     },
 }
 HYDRA = {"command.py", "run.py", "train.py"}
-LIGHTNING = {"data/datamodule.py", "train.py"}  # and training/
+LIGHTNING = {"train.py"}  # and training/
 INSIDE_FUNCTIONS = {"gemmi", "matplotlib", "skimage", "umap", "sklearn"}
 LIBRARIES_OF_FORMATS = {"numpy", "pandas", "scipy", "mrcfile", "pyarrow", "yaml", "gemmi"}
 LIBRARIES_OF_PHYSICS = {"numba", "numpy", "scipy", "torch"}

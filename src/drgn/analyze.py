@@ -3,18 +3,26 @@
     drgn analyze                                             # the newest run
     drgn analyze run=outputs/train/toy/2026-01-31_12-00-00 kmeans=10
     drgn analyze umap=false volumes=false                    # the quick look: no UMAP, no volumes
+    drgn analyze evidence=false                              # without maps of each cluster's images alone
     drgn analyze run=my_cryodrgn_run                         # the latents of a cryoDRGN run, without volumes
 
 Writes to analysis/ of the run: report.html (one file, opens anywhere), embedding.npz (PCA and UMAP by
-particle), kmeansK/ (labels.npz by particle, a volume at the particle nearest to each centre), pcN/ (volumes
+particle), kmeansK/ (labels.npz by particle, a volume at the particle nearest to each centre, and
+evidence.csv: to what resolution the cluster's own images, back-projected alone, support it), pcN/ (volumes
 along the principal components), average/ (the volume at the particle nearest to the mean), and the pictures.
 For a run of cryoDRGN it writes to drgn/analysis/ of it, and leaves cryoDRGN's own analyze.N/ alone.
 A run without a latent gets map/ and its picture; a one-dimensional latent percentiles/ in place of pcN/.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drgn.command import command
+from drgn.errors import InputError
+
+if TYPE_CHECKING:
+    from drgn.analysis.study import Study
+    from drgn.run import Run
 
 
 def analyze(
@@ -24,6 +32,7 @@ def analyze(
     pcs: int,
     umap: bool,
     volumes: bool,
+    evidence: bool,
     seed: int,
     output: Path | None,
     trust: list[str],
@@ -42,6 +51,8 @@ def analyze(
         Make a UMAP.
     volumes
         Make volumes and their pictures.
+    evidence
+        Back-project the images of each cluster and compare its volume with them; needs `volumes`.
     seed
         Seed of k-means, UMAP and the scores.
     output
@@ -73,6 +84,8 @@ def analyze(
         found = study.heterogeneous(
             opened, folder, kmeans=kmeans, pcs=pcs, umap=umap, volumes=volumes, seed=seed
         )
+        if evidence and volumes:
+            _add_evidence(found, opened, folder, kmeans, seed)
     report = write_report(
         folder / "report.html",
         f"drgn: {opened.name}",
@@ -82,6 +95,20 @@ def analyze(
     print("\n".join(found.findings))
     print(f"Report: {report}")
     return report
+
+
+def _add_evidence(study: "Study", run: "Run", folder: Path, kmeans: int, seed: int) -> None:
+    """Put what the images support behind the maps of the clusters; the rest stands where images are gone."""
+    from drgn.evidence.section import clusters_section
+
+    try:
+        section, line = clusters_section(run, folder, kmeans, seed)
+    except InputError as error:
+        print(f"No maps of the images alone are made: {error}")
+        return
+    after = [i for i, other in enumerate(study.sections) if other.title == "Maps of the clusters"]
+    study.sections.insert(after[0] + 1, section)
+    study.findings.append(line)
 
 
 main = command(analyze)

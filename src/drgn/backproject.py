@@ -3,14 +3,16 @@
     drgn backproject dataset=custom dataset.particles=run_data.star output=consensus
     drgn backproject dataset=custom dataset.particles=kept.star dataset.box_size=128 symmetry=D2 seed=1
     drgn backproject dataset=custom dataset.particles=run_data.star half_sets=random mask=mask.mrc
+    drgn backproject dataset=custom dataset.particles=run_data.star weights=weights.npz    # of each particle
 
 Writes half_map_1.mrc and half_map_2.mrc (unfiltered), map.mrc (both, Wiener-filtered with the signal-to-noise
 ratio that the halves show), sharpened.mrc (the mean of the halves, weighed by their correlation, sharpened,
 low-passed), mask.mrc where none is given, fsc.csv and fsc.png, and local_resolution.mrc where a window is
-given. Images are read from the prepared stack that training reads too. The FSC is given without mask, with
-it, with phases randomised from where the unmasked FSC falls below 0.8, and corrected by that. Half sets are
-those of the file (rlnRandomSubset, cryoSPARC's split) where it has any, else drawn. Each image is inserted
-once for every rotation of the symmetry, in RELION's orientation of the group.
+given. Images are read from the prepared stack that training reads too. The FSC is given without mask, with a
+loose one, with the mask that is given or else a tight one, with phases randomised from where the unmasked FSC
+falls below 0.8, and corrected by that. Half sets are those of the file (rlnRandomSubset, cryoSPARC's split)
+where it has any, else drawn. Each image is inserted once for every rotation of the symmetry, in RELION's
+orientation of the group.
 """
 
 from collections.abc import Mapping
@@ -29,6 +31,7 @@ def backproject(
     symmetry: str,
     padding: int,
     mask: Path | None,
+    weights: Path | None,
     b_factor_A2: float | None,
     guinier_from_A: float,
     low_pass_A: float | None,
@@ -50,7 +53,9 @@ def backproject(
     padding
         How much finer than that of the box the grid of the transform is; memory grows with its cube.
     mask
-        Map that both halves are multiplied by; None: the paper's recipe (P23) on map.mrc.
+        Map that both halves are multiplied by; None: a tight mask of map.mrc.
+    weights
+        A .npz with the arrays `key` and `weight` of the particles; None: all count alike.
     b_factor_A2
         Of the sharpening, negative to sharpen; None: that of the fall of the amplitudes (Guinier).
     guinier_from_A
@@ -75,9 +80,11 @@ def backproject(
     ------
     InputError
         There is no such symmetry, nothing is selected, a half set has one particle, the mask is of another
-        box or pixel size, or a resolution is not positive.
+        box or pixel size, a resolution is not positive, or
+        the weights do not know a particle, are below 0 or are all 0.
     """
     from drgn.analysis.plots import require_matplotlib
+    from drgn.analysis.selection import read_weights
     from drgn.data import backprojection
     from drgn.data.progress import CheckProgress
     from drgn.formats.mrc import write_volume
@@ -106,17 +113,21 @@ def backproject(
     meta = data.dataset.stack.meta
     if known is not None:
         foreign_maps.require_like(known, meta.box_size, meta.pixel_size_A, "the training box")
-    halves = backprojection.half_sets(data.particles, data.dataset, half_sets, seed)
+    share = None
+    if weights is not None:
+        share = read_weights(weights, data.particles.table["key"].to_numpy(str))
+    halves = backprojection.half_sets(data.particles, data.dataset, half_sets, seed, share)
     with CheckProgress("backproject") as shown:
-        found = backprojection.reconstruct(data.dataset, halves, group, padding, shown.update)
+        found = backprojection.reconstruct(data.dataset, halves, group, padding, shown.update, share)
         maps = {"half_map_1": found.halves[0], "half_map_2": found.halves[1], "map": found.density}
         for name, volume in maps.items():
             write_volume(output / f"{name}.mrc", volume.numpy(), meta.pixel_size_A)
         shown.update("FSC")
-        inside = known.density if known is not None else masks.soft_mask(found.density, meta.pixel_size_A)
+        loose = masks.soft_mask(found.density, meta.pixel_size_A)
+        inside = known.density if known is not None else masks.tight_mask(found.density, meta.pixel_size_A)
         if known is None:
             write_volume(output / "mask.mrc", inside.numpy(), meta.pixel_size_A)
-        curves = correlations(*found.halves, inside, seed)
+        curves = correlations(*found.halves, inside, loose, seed)
         resolution.write(curves, meta.box_size, meta.pixel_size_A, output, "Half maps")
         reached_A = resolution.corrected_A(curves, meta.box_size, meta.pixel_size_A, 0.143)
         mean = (found.halves[0] + found.halves[1]) / 2

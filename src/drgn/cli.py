@@ -21,6 +21,7 @@ VERBS = {
     "traverse": "a path through the latent space: its maps, a movie and a ChimeraX script",
     "filter": "select particles of a run and write them as .star, .cs or row indices",
     "backproject": "reconstruct voxel maps of two half sets, and say to what resolution they agree",
+    "validate": "back-project the particles of states, and say to what resolution they support the maps",
     "fsc": "correlate two maps shell by shell",
     "mask": "make a soft mask of a map",
     "score": "compare a run on simulated particles with the truth",

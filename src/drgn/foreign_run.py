@@ -1,19 +1,17 @@
 """A run folder of cryoDRGN with the interface of our own runs: its particles and latents, but no volumes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
 
+from drgn.data.datamodule import ParticleDataModule
 from drgn.errors import InputError
 from drgn.formats.cryodrgn_run import read_run
 from drgn.formats.particles import Particles
 from drgn.models.reconstructor import Reconstructor
 from drgn.run import Latents, Run
-
-if TYPE_CHECKING:
-    from drgn.data.datamodule import ParticleDataModule
 
 
 class ForeignRun(Run):
@@ -87,7 +85,7 @@ class ForeignRun(Run):
         self._refuse()
 
     @property
-    def datamodule(self) -> "ParticleDataModule":  # type: ignore[override]
+    def datamodule(self) -> ParticleDataModule:  # type: ignore[override]
         """Refuse: the run was not trained here."""
         self._refuse()
 

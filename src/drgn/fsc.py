@@ -4,10 +4,11 @@
     drgn fsc map_1=vol_000.mrc map_2=truth.mrc mask=mask.mrc output=compared
     drgn fsc map_1=vol_000.mrc map_2=cryosparc.mrc align=true      # laid on map_1 first, in either hand
 
-Writes fsc.csv and fsc.png: without mask, with it, with phases randomised from where the unmasked curve falls
-below 0.8, and corrected by that. Between half maps the resolution is read at 0.143, between a map and an
-independent one (or the truth) at 0.5. The maps must have the same box and pixel size, and lie in the same
-frame unless align=true, which also writes the map as it was laid, aligned.mrc.
+Writes fsc.csv and fsc.png: without mask, with a loose one, with the mask that is given or else a tight one,
+with phases randomised from where the unmasked curve falls below 0.8, and corrected by that. Between half maps
+the resolution is read at 0.143, between a map and an independent one (or the truth) at 0.5. The maps must
+have the same box and pixel size, and lie in the same frame unless align=true, which also writes the map as it
+was laid, aligned.mrc.
 """
 
 from pathlib import Path
@@ -25,7 +26,8 @@ def fsc(
     map_1, map_2
         Maps (.mrc) of one box and pixel size.
     mask
-        Map that both are multiplied by; None: the paper's recipe (P23) on the mean of the two.
+        Map that both are multiplied by; None: a tight mask of the mean of the two. The loose one is the
+        paper's (P23), of the mean too.
     align
         First find the rotation and the shift that lay map_2 on map_1.
     hand
@@ -68,11 +70,10 @@ def fsc(
             f"{map_2} was {mirrored}turned by {placed.angle_deg:.1f} degrees and"
             f" shifted by {moved_A:.1f} A onto {map_1}"
         )
-    if given is not None:
-        inside = given.density
-    else:
-        inside = masks.soft_mask((one.density + two.density) / 2, pixel_size_A)
-    found = correlations(one.density, two.density, inside, seed)
+    mean = (one.density + two.density) / 2
+    inside = given.density if given is not None else masks.tight_mask(mean, pixel_size_A)
+    loose = masks.soft_mask(mean, pixel_size_A)
+    found = correlations(one.density, two.density, inside, loose, seed)
     resolution.write(found, box_size, pixel_size_A, output, f"{map_1.stem} and {map_2.stem}")
     print(f"{resolution.sentence(found, box_size, pixel_size_A)}; in {output}")
     return output

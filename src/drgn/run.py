@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drgn import __version__
+from drgn.data.datamodule import ParticleDataModule
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
 from drgn.formats.cryodrgn_run import is_run
@@ -34,9 +35,6 @@ from drgn.signature import build
 from drgn.training import precision
 from drgn.training.decode import decode
 from drgn.training.encode import Encoded
-
-if TYPE_CHECKING:  # it imports Lightning, which takes seconds and which making maps does not need
-    from drgn.data.datamodule import ParticleDataModule
 
 _RUNS = Path("outputs/train")
 
@@ -235,11 +233,9 @@ class Run:
         self.__dict__.pop("info", None)
 
     @cached_property
-    def datamodule(self) -> "ParticleDataModule":
+    def datamodule(self) -> ParticleDataModule:
         """The data the run was trained on."""
         node = {k: v for k, v in self.config["dataset"].items() if k != "simulate"}
-        from drgn.data.datamodule import ParticleDataModule
-
         module = build(node, trust=self._trust, key="dataset", half_sets=self.config.get("half_sets"))
         assert isinstance(module, ParticleDataModule)
         return module

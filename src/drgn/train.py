@@ -103,6 +103,7 @@ def train(
         Throughput,
     )
     from drgn.training.encode import encode
+    from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
     from drgn.training.warmstart import fill, fit, fit_halves
 
@@ -210,7 +211,9 @@ def train(
         raise InputError(f"trainer: {str(error).splitlines()[0]}") from None
     print(_summary(data, reconstructor, run.path), flush=True)
     try:
-        fitter.fit(module, data, ckpt_path=run.last_checkpoint if resume else None, weights_only=True)
+        fitter.fit(
+            module, Loaders(data), ckpt_path=run.last_checkpoint if resume else None, weights_only=True
+        )
     except SystemExit:  # Lightning's answer to Ctrl-C
         if not fitter.interrupted:
             raise

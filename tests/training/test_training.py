@@ -9,8 +9,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from drgn.data.datamodule import ParticleDataModule
 from drgn.run import Run
+from drgn.training.loaders import Loaders
 from drgn.training.module import ReconstructionModule
 
 
@@ -102,7 +102,7 @@ def plant(monkeypatch, *rows):
         batch["image"][torch.isin(batch["row"], torch.tensor(rows))] = torch.nan
         return batch
 
-    monkeypatch.setattr(ParticleDataModule, "on_before_batch_transfer", spoil)
+    monkeypatch.setattr(Loaders, "on_before_batch_transfer", spoil)
 
 
 def rows_of(run, heldout):

@@ -1,7 +1,10 @@
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from drgn.analyze import analyze
@@ -12,7 +15,7 @@ from drgn.score import score
 
 
 def make(run, **options):
-    return analyze(**{**compose("analyze"), "run": run, "kmeans": 4, **options})
+    return analyze(**{**compose("analyze"), "run": run, "kmeans": 4, "evidence": False, **options})
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,33 @@ def test_a_run_without_a_latent(make_run, capsys):
     assert "One map" in capsys.readouterr().out
     with pytest.raises(InputError, match="no latent"):
         score(**{**compose("score"), "run": run})
+
+
+def test_what_the_images_of_each_cluster_support(train_tiny, tmp_path, capsys):
+    run = train_tiny("model=linear", "latent.zdim=2")
+    capsys.readouterr()
+    text = make(run, kmeans=3, umap=False, evidence=True).read_text()
+    titles = re.findall(r"<h2>(.*?)</h2>", text)
+    assert titles[titles.index("Maps of the clusters") + 1] == "What the images of the clusters support"
+    table = pd.read_csv(run / "analysis" / "kmeans3" / "evidence.csv")
+    labels = np.load(run / "analysis" / "kmeans3" / "labels.npz")["label"]
+    np.testing.assert_array_equal(table["n_particles"], np.bincount(labels))
+    for number, reached_A in enumerate(table["supported_A"]):
+        assert f"kmeans3/backprojected_{number:03d}.mrc" in text
+        assert f"{reached_A:.3g} Å" in text
+    said = (
+        f"Of 3 clusters' maps 3 are supported by their own particles, to {table['supported_A'].min():.3g} to"
+    )
+    assert said in capsys.readouterr().out
+    # without its images the run is analysed all the same
+    config = (run / "config.yaml").read_text()
+    stars = re.search(r"particles: (.*\.star)", config)[1]
+    shutil.copy(Path(stars), tmp_path / "particles.star")
+    (run / "config.yaml").write_text(
+        config.replace(stars, str(tmp_path / "particles.star")).replace("cache: ", f"cache: {tmp_path}/")
+    )
+    assert "What the images" not in make(run, kmeans=3, umap=False, evidence=True).read_text()
+    assert "No maps of the images alone are made: " in capsys.readouterr().out
 
 
 def test_score(finished, capsys):

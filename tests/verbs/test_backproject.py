@@ -9,12 +9,15 @@ import torch
 
 from drgn.backproject import backproject
 from drgn.command import bind, compose
+from drgn.data import backprojection
 from drgn.errors import InputError
 from drgn.formats import star
 from drgn.formats.mrc import read_volume, write_volume
+from drgn.formats.particles import Particles
 from drgn.physics.fsc import fsc, resolution_A
 from drgn.physics.phantoms import GaussianPhantom
 from drgn.physics.symmetry import point_group
+from drgn.signature import build
 from drgn.simulate import simulate
 
 SIZE, PIXEL_A, N = 32, 6.0, 1500
@@ -47,15 +50,17 @@ def simulated(folder, truth, *overrides):
     return simulate(**{**options, "output": folder / "set"})
 
 
-def run(particles, output, *overrides):
-    options = [
+def dataset_of(particles, folder):
+    return [
         "dataset=custom",
         f"dataset.particles={particles}",
-        f"dataset.cache={output.parent / 'prepared'}",
+        f"dataset.cache={folder / 'prepared'}",
         "dataset.preflight=false",
-        f"output={output}",
-        *overrides,
     ]
+
+
+def run(particles, output, *overrides):
+    options = [*dataset_of(particles, output.parent), f"output={output}", *overrides]
     backproject(**bind(backproject, compose("backproject", options)))
     return {path.stem: torch.from_numpy(read_volume(path)[0]) for path in output.glob("*.mrc")}
 
@@ -85,7 +90,7 @@ def test_the_halves_tell_how_well_the_map_agrees_with_the_truth(maps, particles)
     half = table["unmasked"].to_numpy()[2 : SIZE // 2].clip(0)
     both = fsc(maps["half_map_1"] + maps["half_map_2"], density()).numpy()[2 : SIZE // 2]
     np.testing.assert_allclose(both, np.sqrt(2 * half / (1 + half)), atol=0.1)
-    assert list(table.columns[3:]) == ["unmasked", "masked", "randomised", "corrected"]
+    assert list(table.columns[3:]) == ["unmasked", "loose", "masked", "randomised", "corrected"]
     np.testing.assert_allclose(table["frequency_1_A"], np.arange(SIZE // 2 + 1) / (SIZE * PIXEL_A), rtol=1e-4)
 
 
@@ -136,6 +141,46 @@ def test_the_half_sets_of_the_file_are_used(particles, tmp_path):
     one = with_subset("one.star", 1 + (np.arange(N) == 7))
     with pytest.raises(InputError, match="half set 2 has 1 particle, where at least 2 are expected"):
         run(one, particles.parent / "x")
+
+
+def test_weights_of_0_and_1_are_a_selection_and_2_is_twice(particles, tmp_path):
+    data = build({**compose("backproject", dataset_of(particles, tmp_path))["dataset"]}, key="dataset")
+    data.prepare_data()
+    dataset, rng = data.dataset, np.random.default_rng(0)
+    chosen = rng.random(N) < 0.3
+    rows, one = np.arange(N), point_group("C1")
+    selected = backprojection.insert(dataset, np.flatnonzero(chosen), one, 1)
+    weighted = backprojection.insert(dataset, rows, one, 1, chosen.astype(np.float32))
+    for a, b in zip(selected, weighted, strict=True):
+        np.testing.assert_array_equal(a, b)
+    twice = backprojection.insert(dataset, np.repeat(rows, 1 + chosen), one, 1)
+    double = backprojection.insert(dataset, rows, one, 1, (1 + chosen).astype(np.float32))
+    for a, b in zip(twice, double, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max())
+    assert np.abs(double.left - selected.left).max() > 0.5 * selected.left.max()
+
+
+def test_weights_from_a_file(particles, tmp_path):
+    key = Particles.from_file(particles).table["key"].to_numpy(str)
+    kept = np.arange(N) % 2 == 0
+    np.savez(tmp_path / "w.npz", key=key[::-1], weight=kept[::-1].astype(float))
+    weighted = run(particles, tmp_path / "weighted", f"weights={tmp_path / 'w.npz'}")["map"]
+    np.save(tmp_path / "kept.npy", np.flatnonzero(kept))
+    selected = run(particles, tmp_path / "selected", f"dataset.indices={tmp_path / 'kept.npy'}")["map"]
+    np.testing.assert_array_equal(weighted, selected)
+    for weight, sentence in (
+        (kept - 1.0, "the weight of particle .* is -1; expected at least 0"),
+        (0.0 * kept, "no usable image is selected"),
+    ):
+        np.savez(tmp_path / "w.npz", key=key, weight=weight)
+        with pytest.raises(InputError, match=sentence):
+            run(particles, tmp_path / "x", f"weights={tmp_path / 'w.npz'}")
+    np.savez(tmp_path / "w.npz", key=key[1:], weight=kept[1:])
+    with pytest.raises(InputError, match=r"does not know 1 of 1500 particles .*: make it for these"):
+        run(particles, tmp_path / "x", f"weights={tmp_path / 'w.npz'}")
+    (tmp_path / "w.npz").write_text("no")
+    with pytest.raises(InputError, match="is not a file of weights"):
+        run(particles, tmp_path / "x", f"weights={tmp_path / 'w.npz'}")
 
 
 @pytest.mark.parametrize(

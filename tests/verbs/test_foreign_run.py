@@ -16,6 +16,7 @@ from drgn.formats.mrc import StackWriter
 from drgn.formats.particles import Particles
 from drgn.generate import generate
 from drgn.run import Run
+from drgn.validate import validate
 
 KEPT = np.arange(5, 95, 2)[::-1]
 
@@ -93,6 +94,8 @@ def test_what_needs_its_weights_is_a_sentence(folder, tmp_path):
         next(Run.open(folder).volumes(np.zeros((1, 3))))
     with pytest.raises(InputError, match="a run of cryoDRGN"):
         generate(**{**compose("generate"), "run": folder, "output": tmp_path / "maps"})
+    with pytest.raises(InputError, match=r"a run of cryoDRGN.*drgn filter.*drgn backproject.*drgn fsc"):
+        validate(**{**compose("validate"), "run": folder, "output": tmp_path / "validation"})
 
 
 def test_a_folder_that_is_no_run(tmp_path):

@@ -107,6 +107,7 @@ def test_the_command_line(finished, tmp_path):
     assert "3 dimensions" in wrong.stderr
 
 
-def test_maps_are_made_without_lightning():
-    code = "import sys, drgn.run, drgn.analysis.volumes; sys.exit('pytorch_lightning' in sys.modules)"
+def test_maps_are_made_and_validated_without_lightning():
+    modules = "drgn.run, drgn.analysis.volumes, drgn.evidence.section"
+    code = f"import sys, {modules}; sys.exit('pytorch_lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

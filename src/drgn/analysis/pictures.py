@@ -112,6 +112,40 @@ def orthogonal(volume: np.ndarray, pixel_size_A: float, path: Path) -> Path:
     return save(figure, path)
 
 
+def beside(volumes: Sequence[np.ndarray], titles: Sequence[str], pixel_size_A: float, path: Path) -> Path:
+    """Surfaces and central slices of maps of the same thing, a row for each, along all three axes.
+
+    Parameters
+    ----------
+    volumes
+        Maps (D, D, D).
+    titles
+        One for each map.
+    pixel_size_A
+        For the scale bar.
+    path
+        The PNG to write.
+    """
+    level = isosurface_level(volumes)
+    frame = Frame.of(volumes[:1], level, margin=1.25)
+    figure = _figure(12.4, 2.25 * len(volumes))
+    panels = figure.subplots(len(volumes), 6, squeeze=False)
+    limits = _limits([_central(volume, view) for volume in volumes for view in VIEWS.values()])
+    for row, volume in enumerate(volumes):
+        panels[row, 0].set_ylabel(titles[row], fontsize=10)
+        for column, (name, view) in enumerate(VIEWS.items()):
+            panels[row, column].imshow(isosurface(volume, level, SURFACE_COLOUR, view, 180, frame))
+            _grey(panels[row, 3 + column], _central(volume, view), limits, frame, view)
+            if row == 0:
+                panels[row, column].set_title(f"seen {name}", fontsize=10)
+                panels[row, 3 + column].set_title(f"slice across {name[-1]}", fontsize=10)
+    for panel in panels.ravel():
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
+    _scale_bar(panels[0, 3], pixel_size_A)
+    return save(figure, path)
+
+
 def slices(volumes: Sequence[np.ndarray], titles: Sequence[str], pixel_size_A: float, path: Path) -> Path:
     """Central slices of several maps, one column for each, in one grey scale; rows are the three axes.
 

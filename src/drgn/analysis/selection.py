@@ -60,22 +60,45 @@ def read_labels(path: Path, key: np.ndarray) -> np.ndarray:
     InputError
         When the file is not such a file, or when it does not know a particle.
     """
+    return _read_keyed(path, "label", key, "run drgn analyze again")
+
+
+def read_weights(path: Path, key: np.ndarray) -> np.ndarray:
+    """Weight (N,) of each particle `key` (N,), from a .npz with the arrays `key` and `weight`.
+
+    Raises
+    ------
+    InputError
+        When the file is not such a file, does not know a particle, or has a weight that is no number of at
+        least 0.
+    """
+    weight = _read_keyed(path, "weight", key, "make it for these").astype(np.float32)
+    bad = ~((weight >= 0) & np.isfinite(weight))
+    if bad.any():
+        raise InputError(
+            f"{path}: the weight of particle {key[bad][0]} is {weight[bad][0]:g}; expected at least 0."
+        )
+    return weight
+
+
+def _read_keyed(path: Path, name: str, key: np.ndarray, remedy: str) -> np.ndarray:
+    """Values of the particles `key` in a .npz with the arrays `key` and `name`."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.")
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            known, label = file["key"], file["label"]
+            known, values = file["key"], file[name]
     except (ValueError, OSError, KeyError, EOFError, BadZipFile):
         raise InputError(
-            f"{path} is not a file of labels; expected a .npz with the arrays key and label."
+            f"{path} is not a file of {name}s; expected a .npz with the arrays key and {name}."
         ) from None
     at, found = _find(known, key)
     if not found.all():
         raise InputError(
             f"{path} does not know {(~found).sum()} of {len(key)} particles (first: {key[~found][0]}); it "
-            "belongs to other particles: run drgn analyze again."
+            f"belongs to other particles: {remedy}."
         )
-    return label[at]
+    return values[at]
 
 
 def by_key(values: np.ndarray, key: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Particles as batches: the prepared stack on disk and the Lightning data module on top of it."""
+"""Particles as batches: the prepared stack on disk and the data module on top of it."""

@@ -1,9 +1,9 @@
 """Voxel reconstruction: prepared images inserted into the transform of the map, weighted by their CTF.
 
 With images y in units of their noise, CTF c and trilinear shares s, a voxel gathers R = sum s c y and
-L = sum s c^2. A map is R / L; one that is to be looked at is R / (L + mean L / SSNR) with the shell's mean of
-L and its spectral signal-to-noise ratio, SSNR = FSC / (1 - FSC) in a half map and twice that in both: the
-Wiener filter (Scheres, J. Struct. Biol. 180, 519, 2012).
+L = sum s c^2; an image of weight w adds w times both. A map is R / L; one that is to be looked at is
+R / (L + mean L / SSNR) with the shell's mean of L and its spectral signal-to-noise ratio, SSNR = FSC /
+(1 - FSC) in a half map and twice that in both: the Wiener filter (Scheres, J. Struct. Biol. 180, 519, 2012).
 """
 
 from collections.abc import Callable
@@ -44,7 +44,11 @@ class Reconstruction(NamedTuple):
 
 
 def half_sets(
-    particles: Particles, dataset: ParticleDataset, source: Literal["given", "random"], seed: int
+    particles: Particles,
+    dataset: ParticleDataset,
+    source: Literal["given", "random"],
+    seed: int,
+    weights: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Usable rows of each half set.
 
@@ -58,6 +62,8 @@ def half_sets(
         "given": as the particle file says, where it does; "random": half of the particles, drawn.
     seed
         Of the draw.
+    weights
+        (N,), those of 0 are in neither half set; None: all are in one.
 
     Raises
     ------
@@ -65,6 +71,8 @@ def half_sets(
         Nothing is selected, a half set has fewer than two particles, or only some particles have one.
     """
     usable = ~dataset.rejected
+    if weights is not None:
+        usable &= weights > 0
     half = halves_of(particles, dataset.group.numpy(), usable, source, seed)
     return np.flatnonzero(usable & (half == 0)), np.flatnonzero(usable & (half == 1))
 
@@ -75,6 +83,7 @@ def reconstruct(
     symmetry: NDArray[np.float64],
     padding: int,
     progress: Callable[[str], None],
+    weights: NDArray[np.float32] | None = None,
 ) -> Reconstruction:
     """Reconstruct the maps of two half sets and of both together.
 
@@ -90,13 +99,15 @@ def reconstruct(
         How much finer than that of the box the grid of the transform is.
     progress
         Called with what is being done.
+    weights
+        (N,), of each image of the data set, at least 0; None: 1 each.
     """
     meta = dataset.stack.meta
     side, scale = meta.box_size, meta.density_scale
     sums = []
     for number, rows in enumerate(halves):
         progress(f"half {number + 1}")
-        sums.append(insert(dataset, rows, symmetry, padding))
+        sums.append(insert(dataset, rows, symmetry, padding, weights))
     progress("maps")
     first, second = (scale * density(one, side, padding) for one in sums)
     curve = fsc(first, second).clamp(1e-3, 0.999)
@@ -110,8 +121,11 @@ def insert(
     rows: NDArray[np.int64],
     symmetry: NDArray[np.float64],
     padding: int,
+    weights: NDArray[np.float32] | None = None,
 ) -> Sums:
     """Add up the images of these rows, in as many threads as torch has; arguments as of `reconstruct`."""
+    if weights is not None:
+        rows = rows[weights[rows] > 0]
     side = dataset.stack.meta.box_size
     radius = padding * side // 2
     index = (dataset.stack.lattice.frequencies * side * padding).numpy()
@@ -122,8 +136,11 @@ def insert(
     turns = symmetry.astype(np.float32)
 
     def work(thread: int) -> None:
-        for _, read in chunks[thread::threads]:
+        for chunk, read in chunks[thread::threads]:
             rotation, centred, weight = read()
+            if weights is not None:
+                share = weights[rows[chunk], None].astype(np.float32)
+                centred, weight = share * centred, share * weight
             for turn in turns:
                 turned = np.ascontiguousarray(rotation @ turn)
                 coordinates = index[: weight.shape[1]]

@@ -1,14 +1,13 @@
-"""The one LightningDataModule: a particle file becomes training, held-out and complete batches."""
+"""A particle file becomes training, held-out and complete batches (`training.loaders`: for Lightning)."""
 
 import json
 import sys
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
@@ -28,7 +27,7 @@ from drgn.formats.table import codes_of
 from drgn.physics.imaging import Batch
 
 
-class ParticleDataModule(pl.LightningDataModule):
+class ParticleDataModule:
     """Particles with poses, as batches.
 
     Parameters
@@ -95,7 +94,6 @@ class ParticleDataModule(pl.LightningDataModule):
         download: str | None = None,
         half_sets: Literal["given", "random"] | None = None,
     ) -> None:
-        super().__init__()
         if batch_size < 1:
             raise InputError(f"dataset.batch_size={batch_size}: expected at least 1")
         if not 0 <= heldout_fraction < 1:
@@ -122,6 +120,7 @@ class ParticleDataModule(pl.LightningDataModule):
             "shift_factor": shift_factor,
         }
         self._preflight, self._consensus = preflight, consensus
+        self.trainer: Any = None  # Lightning's, while it trains: says how many processes share the batches
 
     @cached_property
     def particles(self) -> Particles:

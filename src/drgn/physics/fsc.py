@@ -78,19 +78,21 @@ def resolution_A(
 class Correlations(NamedTuple):
     """Curves (D // 2 + 1,) of two maps.
 
-    unmasked: of the maps as they are. masked: of the maps times a mask. randomised: masked, after the phases
-    of both were made random from `from_shell` on. corrected: masked, less what the mask itself brings.
+    unmasked: of the maps as they are. loose: of the maps times a mask far from the molecule. masked: of the
+    maps times a tight one, or one that a person made. randomised: masked, after the phases of both were made
+    random from `from_shell` on. corrected: masked, less what the mask itself brings.
     """
 
     unmasked: Tensor
+    loose: Tensor
     masked: Tensor
     randomised: Tensor
     corrected: Tensor
     from_shell: int
 
 
-def correlations(a: Tensor, b: Tensor, mask: Tensor, seed: int = 0) -> Correlations:
-    """Correlate two maps without mask, with it, and corrected for it (Chen et al., Ultramicroscopy, 2013).
+def correlations(a: Tensor, b: Tensor, mask: Tensor, loose: Tensor, seed: int = 0) -> Correlations:
+    """Correlate two maps without mask, with two, and corrected for one (Chen et al., Ultramicroscopy, 2013).
 
     Phases are randomised from the first shell on whose unmasked correlation is below 0.8; the corrected
     curve is (masked - randomised) / (1 - randomised) from two shells further on, and the masked one before.
@@ -98,22 +100,24 @@ def correlations(a: Tensor, b: Tensor, mask: Tensor, seed: int = 0) -> Correlati
 
     Parameters
     ----------
-    a, b, mask
+    a, b
         (D, D, D).
+    mask, loose
+        (D, D, D), for instance `masks.tight_mask` and `masks.soft_mask`; the first is corrected for.
     seed
         Of the random phases.
     """
-    unmasked, masked = fsc(a, b), fsc(a, b, mask)
+    unmasked, far, masked = fsc(a, b), fsc(a, b, loose), fsc(a, b, mask)
     low = torch.nonzero(unmasked[1:] < _RANDOMISE)
     if len(low) == 0:
-        return Correlations(unmasked, masked, masked, masked, len(unmasked))
+        return Correlations(unmasked, far, masked, masked, masked, len(unmasked))
     start = int(low[0]) + 1
     generator = torch.Generator().manual_seed(seed)
     one, two = (randomise_phases(volume, start, generator) for volume in (a, b))
     randomised = fsc(one, two, mask)
     corrected = (masked - randomised) / (1 - randomised).clamp_min(1e-6)
     corrected[: start + 2] = masked[: start + 2]
-    return Correlations(unmasked, masked, randomised, corrected, start)
+    return Correlations(unmasked, far, masked, randomised, corrected, start)
 
 
 def randomise_phases(volume: Tensor, from_shell: int, generator: torch.Generator) -> Tensor:

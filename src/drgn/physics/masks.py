@@ -27,7 +27,7 @@ def soft_mask(
     edge_A: float = 15.0,
     threshold: float | None = None,
 ) -> Tensor:
-    """Mask of the paper's map-to-map FSC (P23): threshold, dilate, soft cosine edge.
+    """Mask of the paper's map-to-map FSC (P23), cryoSPARC's loose one: threshold, dilate, soft cosine edge.
 
     Parameters
     ----------
@@ -60,6 +60,16 @@ def soft_mask(
     distance_A = ndimage.distance_transform_edt(~core) * pixel_size_A
     ramp = np.clip((distance_A - dilate_A) / max(edge_A, 1e-6), 0, 1)
     return torch.from_numpy((0.5 * (1 + np.cos(np.pi * ramp))).astype(np.float32))
+
+
+def tight_mask(volume: Tensor, pixel_size_A: float) -> Tensor:
+    """Mask close to the molecule, as cryoSPARC's tight one: 1 up to 6 A from it, 0 from 12 A on.
+
+    Where voxels are coarse, 1 up to a voxel and 0 from 4 voxels on: a sharper edge would itself correlate.
+    Arguments, result and errors as of `soft_mask`.
+    """
+    dilate_A, edge_A = max(6.0, pixel_size_A), max(6.0, 3 * pixel_size_A)
+    return soft_mask(volume, pixel_size_A, dilate_A=dilate_A, edge_A=edge_A)
 
 
 def _filtered(volume: Tensor, factor: Tensor) -> Tensor:

@@ -11,14 +11,15 @@ from drgn.scoring.plots import fsc_curves
 
 _SHOWN = {
     "unmasked": "unmasked",
-    "masked": "masked",
-    "randomised": "masked, phases randomised",
-    "corrected": "masked, corrected",
+    "loose": "loose mask",
+    "masked": "mask",
+    "randomised": "mask, phases randomised",
+    "corrected": "mask, corrected",
 }
 
 
 def table(found: Correlations, box_size: int, pixel_size_A: float) -> pd.DataFrame:
-    """One row for each shell: its frequency and the four curves."""
+    """One row for each shell: its frequency and the five curves."""
     shell = np.arange(len(found.unmasked))
     frequency = shell / (box_size * pixel_size_A)
     with np.errstate(divide="ignore"):
@@ -49,9 +50,9 @@ def corrected_A(found: Correlations, box_size: int, pixel_size_A: float, thresho
 
 
 def sentence(found: Correlations, box_size: int, pixel_size_A: float) -> str:
-    """Resolutions at 0.5 and 0.143 of the unmasked, masked and corrected curves."""
+    """Resolutions at 0.5 and 0.143 of all curves but the randomised one."""
     said = []
-    for name in ("corrected", "masked", "unmasked"):
+    for name in ("corrected", "masked", "loose", "unmasked"):
         values = [
             resolution_A(getattr(found, name), pixel_size_A, threshold, box_size=box_size)
             for threshold in (0.5, 0.143)
