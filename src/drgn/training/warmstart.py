@@ -23,7 +23,7 @@ from drgn.models.modes import Coefficients, Subspace, posterior
 from drgn.training.expectation import Expectation
 
 _BATCH, _RATE = 128, 2e-3
-_STEPS, _TRIALS = 1500, 3
+_STEPS, _TRIALS = 4000, 3
 _REFITS = 3  # of the volumes along the latent, and of the latent in them
 _DRAWS = 8  # of each latent
 _PLACED = 20_000  # latents that the centres are found among
