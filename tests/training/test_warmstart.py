@@ -67,12 +67,6 @@ def test_the_motion_is_found_also_in_images_it_was_not_fitted_to(moving):
     assert known.mean.std(0)[0] > 0.5  # the first mode is used by the images
     assert said[0][0] == "mean map"
     assert said[-1][1] == said[-1][2]
-    # modes are orthogonal, the strongest first
-    flat = subspace.density[1:].flatten(1)
-    products = flat @ flat.T
-    power = products.diagonal()
-    assert (power.diff() <= 0).all()
-    assert (products - power.diag()).abs().max() < 1e-3 * power[0]
 
 
 def test_the_map_at_either_end_is_the_molecule_there(moving):
@@ -157,6 +151,12 @@ def test_linear_modes_alone_are_a_model(moving, train_tiny):
     assert spearman(mean.numpy(), truth["motion"].to_numpy()) > 0.93
     assert (logvar <= 1e-5).all()  # no image makes a coefficient less certain than its prior
     assert mean.var(0) + logvar.exp().mean(0) == pytest.approx(1, abs=0.3)  # which they have as a whole
+    # orthogonal, the strongest first
+    flat = modes.density[1:].flatten(1)
+    products = flat @ flat.T
+    power = products.diagonal()
+    assert (power.diff() <= 0).all()
+    assert (products - power.diag()).abs().max() < 1e-3 * power[0]
 
     run = Run.open(train_tiny("model=linear", "latent.zdim=3"))
     assert list(run.model().parameters()) == []

@@ -92,3 +92,25 @@ def b_factor(volume: Tensor, pixel_size_A: float, b_factor_A2: float) -> Tensor:
     """Multiply the transform by exp(-B s^2 / 4): negative B sharpens (P25), positive B blurs."""
     s = _spatial_frequency(volume, pixel_size_A)
     return _filtered(volume, torch.exp(-b_factor_A2 * s**2 / 4))
+
+
+def local_wiener(volume: Tensor, noise_power: Tensor, sd_px: float) -> Tensor:
+    """Weigh each voxel by how far the power of its neighbourhood stands out of the noise.
+
+    Parameters
+    ----------
+    volume
+        (D, D, D) with white noise in it, which the weights take no part of where there is nothing else.
+    noise_power
+        Variance of the noise, (D, D, D) or a number.
+    sd_px
+        Standard deviation of the Gaussian that a neighbourhood is, in pixels.
+
+    Returns
+    -------
+    Tensor
+        (D, D, D). The weight is 1 - 2 N / P of the local power P and that of the noise N, 0 below that: twice
+        the noise, since P of noise alone scatters about N.
+    """
+    power = torch.from_numpy(ndimage.gaussian_filter(volume.square().numpy(), sd_px, mode="constant"))
+    return volume * (1 - 2 * noise_power / power.clamp_min(1e-30)).clamp_min(0)

@@ -1,7 +1,9 @@
 """Volumes of a basis by expectation-maximisation: of images with known poses, with unknown weights.
 
-Per image the moments of its weights follow from its statistics; per voxel the A volumes are a solve of A x A.
-Low resolution first. A pass costs about a millisecond per image and volumes of 10.
+Per image the moments of its weights follow from its statistics; per voxel of the transform the A volumes are
+a solve of A x A. Low resolution first. Where a density is no stronger than the noise that the solve leaves in
+it, it is taken back (`masks.local_wiener`): what varies is small beside the box, and noise would hide it
+there. A pass costs about a millisecond per image and volumes of 10.
 """
 
 from collections.abc import Callable
@@ -22,6 +24,9 @@ _PASSES = ((8, 4), (12, 2), (16, 2), (24, 2))  # radius in Fourier pixels, passe
 _LAST_PASSES = 2  # at the full radius
 _OVERSAMPLING = 2  # of the grid that slices are interpolated from
 _MASK = (0.75, 0.95)  # soft sphere that volumes are kept in, in half boxes
+_VOXELS = 1 << 16  # solved at a time
+_LOCAL_PX = 1.5  # standard deviation of a neighbourhood, in pixels at the radius
+_LOCAL_FROM = 16  # radius in Fourier pixels from which noise is told from density
 _START = 0.1  # power of the first noise in that of the mean
 
 
@@ -89,6 +94,10 @@ class Expectation:
         in_threads(work, list(matched_chunks(self.dataset, self.rows, radius)), self.threads)
         return Statistics(shared(gram, self.particle), shared(overlap, self.particle))
 
+    def refit(self, first: Tensor, second: Tensor) -> None:
+        """New volumes at the full radius from the moments of the rows' weights, (N, A) and (N, A, A)."""
+        self._maximise(self.basis.radius_px, first, second)
+
     def _only_mean(self) -> Tensor:
         first = torch.zeros(len(self.rows), self.volumes)
         first[:, 0] = 1
@@ -116,7 +125,7 @@ class Expectation:
         voxels.complete_plane(right, conjugate=True)
         voxels.complete_plane(left, conjugate=False)
         inside, shell = gridding.shells_inside(radius)
-        solved = self._solve(
+        solved, noise = self._solve(
             torch.view_as_complex(torch.from_numpy(right)[inside].unflatten(-1, (-1, 2))),
             torch.from_numpy(left)[inside],
             shell,
@@ -127,15 +136,21 @@ class Expectation:
             grid = torch.zeros(inside.shape, dtype=torch.complex64)
             grid[inside] = solved[:, a]
             transform = gridding.whole(gridding.centre_of(grid.unsqueeze(-1).numpy(), radius)[..., 0], side)
-            self.basis.density[a] = fourier.ifft(transform, 3).real * taper
+            density = fourier.ifft(transform, 3).real * taper
+            if noise is not None and radius >= min(_LOCAL_FROM, self.basis.radius_px):
+                left_power = float(noise[a]) / side**6 * taper.square()
+                density = masks.local_wiener(density, left_power, _LOCAL_PX * side / (2 * (radius + 1)))
+            self.basis.density[a] = density
 
-    def _solve(self, right: Tensor, left: Tensor, shell: Tensor) -> Tensor:
-        """Volumes (M, A) complex at M voxels, under a prior of each shell's power."""
-        system = torch.zeros(len(right), self.volumes, self.volumes)
-        for column, (a, b) in enumerate(self.lower.T.tolist()):
-            system[:, a, b] = system[:, b, a] = left[:, column]
+    def _solve(self, right: Tensor, left: Tensor, shell: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Volumes (M, A) complex at M voxels, under a prior of each shell's power.
+
+        Also the power of the noise in each volume, summed over the whole transform, (A,); None at the start.
+        """
+        diagonal = [int(a * (a + 3) / 2) for a in range(self.volumes)]
         share = self.basis.mean_share()
-        total = (share @ system @ share).clamp_min(0)
+        both = share[self.lower[0]] * share[self.lower[1]]
+        total = (left @ (2 * both)).sub_(left[:, diagonal] @ both[diagonal]).clamp_min(0)
         weight = shell_mean(total, shell)
         plain = right @ share.to(right.dtype) / (total + 0.05 * weight[shell] + 1e-6)
         # the power of the mean, less that of its noise
@@ -145,8 +160,14 @@ class Expectation:
             draw = torch.randn(len(right), self.volumes, 2, generator=self.generator)
             noise = torch.view_as_complex(draw) * (0.5 * _START * power[shell, None]).sqrt()
             noise[shell >= _PASSES[0][0]] = 0
-            return self.basis.start(plain, noise)
+            return self.basis.start(plain, noise), None
         prior = 1 / self.basis.expected_power()
-        system.diagonal(dim1=1, dim2=2).add_(prior / power[shell, None])
-        solved = torch.linalg.solve(system, torch.view_as_real(right))
-        return torch.view_as_complex(solved.contiguous())
+        solved, noise_power = [], torch.zeros(self.volumes)
+        for part in torch.arange(len(right)).split(_VOXELS):
+            system = torch.empty(len(part), self.volumes, self.volumes)
+            system[:, self.lower[0], self.lower[1]] = system[:, self.lower[1], self.lower[0]] = left[part]
+            inverse = torch.linalg.inv(system + torch.diag_embed(prior / power[shell[part], None]))
+            solved.append(inverse @ torch.view_as_real(right[part]))
+            # of half of the transform; its other half is the same
+            noise_power += 2 * (inverse @ system * inverse).sum((0, 2))
+        return torch.view_as_complex(torch.cat(solved).contiguous()), noise_power

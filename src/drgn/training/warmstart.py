@@ -1,7 +1,9 @@
 """Fit a basis before the neural parts are trained: its volumes, then the latent inside them.
 
 The images' statistics of the modes are all that a latent inside their subspace needs: its encoder and its
-coefficients c(z) are trained on them in seconds, without an image.
+coefficients c(z) are trained on them in seconds, without an image. Then the volumes are found anew, as a
+regression on that latent, and the latent in them, a few times: so comes in what a motion leaves of itself
+outside a few linear modes.
 """
 
 import math
@@ -11,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from drgn.data.dataset import ParticleDataset
@@ -20,7 +23,10 @@ from drgn.models.modes import Coefficients, Subspace, posterior
 from drgn.training.expectation import Expectation
 
 _BATCH, _RATE = 128, 2e-3
-_STEPS, _TRIALS = 1500, 3
+_STEPS, _TRIALS = 4000, 3
+_REFITS = 3  # of the volumes along the latent, and of the latent in them
+_DRAWS = 8  # of each latent
+_PLACED = 20_000  # latents that the centres are found among
 _LED = 0.3  # share of the steps in which the latent is led from the strongest coefficients
 
 
@@ -95,17 +101,61 @@ def _fit(
             basis.turn_onto(bases[0])
         if not isinstance(bases[0], Subspace) or not bases[0].zdim:
             return
-        known = [_of_particles(expectation) for expectation in expectations]
-    statistics = Statistics(*(torch.cat(parts) for parts in zip(*known, strict=True)))
-    _fit_latent(bases[0], statistics, beta=beta, generator=generator)
+        statistics = _of_particles(expectations)
+        _fit_latent(bases[0], statistics, _leading(bases[0], statistics), _TRIALS, beta, generator)
+        refits = _REFITS if len(statistics.overlap) > bases[0].n_modes else 0
+        for done in range(1, refits + 1):
+            if progress:
+                progress("volumes along the latent", done, refits)
+            mean, logvar = bases[0].encode(statistics)
+            moments = _functions(mean, logvar, bases[0].n_modes, generator)
+            n = 0
+            for expectation in expectations:
+                expectation.refit(*(part[n + expectation.particle] for part in moments))
+                n += int(expectation.particle.max()) + 1
+            statistics = _of_particles(expectations)
+            _fit_latent(bases[0], statistics, mean, 1, beta, generator)
     for basis in bases[1:]:  # the networks are common to them already
         basis.load_state_dict({**bases[0].state_dict(), "density": basis.density})
 
 
-def _of_particles(expectation: Expectation) -> Statistics:
-    """One row for each particle: its images share their statistics."""
-    _, first = np.unique(expectation.particle.numpy(), return_index=True)
-    return Statistics(*(part[first] for part in expectation.statistics()))
+def _of_particles(expectations: Sequence[Expectation]) -> Statistics:
+    """One row for each particle, those of one half after the other: images of a particle share statistics."""
+    parts = []
+    for expectation in expectations:
+        _, first = np.unique(expectation.particle.numpy(), return_index=True)
+        parts.append([part[first] for part in expectation.statistics()])
+    return Statistics(*(torch.cat(same) for same in zip(*parts, strict=True)))
+
+
+def _functions(mean: Tensor, logvar: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Moments (M, n + 1) and (M, n + 1, n + 1) of 1 and n functions of the latents, white over the particles.
+
+    The functions are spanned by Gaussians at n + 1 centres of the latents, in each place adding up to 1. The
+    volumes that they weigh are a smooth regression on the latent: they follow a motion that is curved in the
+    space of volumes, and what does not depend on the latent is averaged out of them.
+    """
+    some = torch.randperm(len(mean), generator=generator)[:_PLACED]
+    centres = _centres(mean[some], n + 1)
+    apart = torch.cdist(centres, centres).fill_diagonal_(math.inf).amin(1).clamp_min(1e-6)
+    first = torch.zeros(len(mean), n + 1)
+    second = torch.zeros(len(mean), n + 1, n + 1)
+    for _ in range(_DRAWS):
+        z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
+        share = torch.softmax(-(torch.cdist(z, centres) / apart).square(), dim=1)
+        first += share / _DRAWS
+        second += share[:, :, None] * share[:, None, :] / _DRAWS
+    common = first.double().mean(0)
+    values, vectors = torch.linalg.eigh(second.double().mean(0) - common[:, None] * common)
+    white = vectors[:, 1:] / values[1:].clamp_min(1e-9).sqrt()  # their sum does not vary
+    # 1 is the sum of the functions
+    turn = torch.cat([torch.ones(n + 1, 1, dtype=torch.float64), white - common @ white], dim=1).float()
+    return first @ turn, turn.T @ second @ turn
+
+
+def _centres(points: Tensor, n: int) -> Tensor:
+    found = KMeans(n, n_init=4, random_state=0).fit(points.numpy())
+    return torch.from_numpy(found.cluster_centers_).to(points)
 
 
 @torch.no_grad()
@@ -119,13 +169,31 @@ def fill(table: TableLatent, bases: Sequence[Basis], dataset: ParticleDataset) -
         table.logvar.weight[dataset.group[rows]] = logvar
 
 
+def _leading(subspace: Subspace, statistics: Statistics) -> Tensor:
+    """The coefficients that explain most, of unit variance: a latent (M, Z) to start from."""
+    known = posterior(statistics)
+    explained = known.mean.std(0) * subspace.density[1:].flatten(1).norm(dim=1)
+    leading = explained.argsort(descending=True)[: subspace.zdim]
+    start = torch.zeros(len(known.mean), subspace.zdim)
+    start[:, : len(leading)] = ((known.mean - known.mean.mean(0)) / known.mean.std(0).clamp_min(1e-6))[
+        :, leading
+    ]
+    return start
+
+
+@torch.enable_grad()
 def _fit_latent(
-    subspace: Subspace, statistics: Statistics, *, beta: float, generator: torch.Generator
+    subspace: Subspace,
+    statistics: Statistics,
+    start: Tensor,
+    trials: int,
+    beta: float,
+    generator: torch.Generator,
 ) -> None:
     """Train the encoder and the coefficients c(z) on the statistics of the particles alone.
 
     A latent of few dimensions can come to lie folded in the subspace, which no small step undoes: the encoder
-    is led from the strongest coefficients, and of several trials the one with the best objective is kept.
+    is led from a first latent (M, Z), and of several trials the one with the best objective is kept.
     """
     gram, overlap = statistics
     known = posterior(statistics)
@@ -133,20 +201,12 @@ def _fit_latent(
     raw = torch.cat([known.mean, known.precision.diagonal(dim1=1, dim2=2).log()], dim=1)
     subspace.feature_mean.copy_(raw.mean(0))
     subspace.feature_std.copy_(raw.std(0).clamp_min(1e-6))
-    # the modes' coefficients in order of what they explain, of unit variance: a latent to start from
-    explained = known.mean.std(0) * subspace.density[1:].flatten(1).norm(dim=1)
-    leading = explained.argsort(descending=True)[: subspace.zdim]
-    start = torch.zeros(len(raw), subspace.zdim)
-    start[:, : len(leading)] = subspace.features(known)[:, leading]
     images = _Statistics(known, 2 * gram[:, 1:, 1:], 2 * (overlap[:, 1:] - gram[:, 1:, 0]), start)
-    first = {name: value.clone() for name, value in subspace.state_dict().items()}
-    best, kept = math.inf, first
-    for trial in range(_TRIALS):
-        subspace.load_state_dict(first)
-        if trial:
-            for module in subspace.modules():
-                if isinstance(module, torch.nn.Linear):
-                    module.reset_parameters()
+    best, kept = math.inf, subspace.state_dict()
+    for _ in range(trials):
+        for module in subspace.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.reset_parameters()
         loss = _descend(subspace, images, beta, generator)
         if loss < best:
             best, kept = loss, {name: value.clone() for name, value in subspace.state_dict().items()}
