@@ -22,12 +22,13 @@ from drgn.models.latents import TableLatent
 from drgn.models.modes import Coefficients, Subspace, posterior
 from drgn.training.expectation import Expectation
 
-_BATCH, _RATE = 128, 2e-3
-_STEPS, _TRIALS = 4000, 3
-_REFITS = 3  # of the volumes along the latent, and of the latent in them
+_BATCH, _RATE = 128, 5e-3
+_TRIALS, _TRIAL_STEPS = 3, 1000  # of the latent in linear modes
+_STEPS = 2000  # of the latent in refitted volumes
+_REFITS = 2  # of the volumes along the latent, and of the latent in them
 _DRAWS = 8  # of each latent
 _PLACED = 20_000  # latents that the centres are found among
-_LED = 0.3  # share of the steps in which the latent is led from the strongest coefficients
+_LED = 0.3  # share of the steps in which the latent is led from the one to start from
 
 
 def fit(
@@ -102,7 +103,8 @@ def _fit(
         if not isinstance(bases[0], Subspace) or not bases[0].zdim:
             return
         statistics = _of_particles(expectations)
-        _fit_latent(bases[0], statistics, _leading(bases[0], statistics), _TRIALS, beta, generator)
+        start = _leading(bases[0], statistics)
+        _fit_latent(bases[0], statistics, start, _TRIAL_STEPS, _TRIALS, beta, generator)
         refits = _REFITS if len(statistics.overlap) > bases[0].n_modes else 0
         for done in range(1, refits + 1):
             if progress:
@@ -114,7 +116,7 @@ def _fit(
                 expectation.refit(*(part[n + expectation.particle] for part in moments))
                 n += int(expectation.particle.max()) + 1
             statistics = _of_particles(expectations)
-            _fit_latent(bases[0], statistics, mean, 1, beta, generator)
+            _fit_latent(bases[0], statistics, mean, _STEPS, 1, beta, generator)
     for basis in bases[1:]:  # the networks are common to them already
         basis.load_state_dict({**bases[0].state_dict(), "density": basis.density})
 
@@ -186,6 +188,7 @@ def _fit_latent(
     subspace: Subspace,
     statistics: Statistics,
     start: Tensor,
+    steps: int,
     trials: int,
     beta: float,
     generator: torch.Generator,
@@ -207,7 +210,7 @@ def _fit_latent(
         for module in subspace.modules():
             if isinstance(module, torch.nn.Linear):
                 module.reset_parameters()
-        loss = _descend(subspace, images, beta, generator)
+        loss = _descend(subspace, images, steps, beta, generator)
         if loss < best:
             best, kept = loss, {name: value.clone() for name, value in subspace.state_dict().items()}
     subspace.load_state_dict(kept)
@@ -222,12 +225,14 @@ class _Statistics(NamedTuple):
     start: Tensor
 
 
-def _descend(subspace: Subspace, images: _Statistics, beta: float, generator: torch.Generator) -> float:
+def _descend(
+    subspace: Subspace, images: _Statistics, steps: int, beta: float, generator: torch.Generator
+) -> float:
     """Minimise the objective; returns it, averaged over the last steps."""
     optimizer = torch.optim.Adam(subspace.parameters(), lr=_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     n, last = len(images.start), []
-    for step in range(_STEPS):
+    for step in range(steps):
         chosen = torch.randint(n, (min(_BATCH, n),), generator=generator)
         mean, logvar = subspace.infer(Coefficients(*(part[chosen] for part in images.known)))
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
@@ -236,9 +241,9 @@ def _descend(subspace: Subspace, images: _Statistics, beta: float, generator: to
         misfit = 0.5 * quadratic - (images.right[chosen] * c).sum(1)
         kl = 0.5 * (mean.square() + logvar.exp() - logvar - 1).sum(1)
         loss = (misfit + beta * kl).mean()
-        if step >= 0.9 * _STEPS:
+        if step >= 0.9 * steps:
             last.append(float(loss.detach()))
-        led = max(0.0, 1 - step / (_LED * _STEPS))
+        led = max(0.0, 1 - step / (_LED * steps))
         if led:
             loss = loss + 10 * led * (mean - images.start[chosen]).square().sum(1).mean()
         optimizer.zero_grad()
