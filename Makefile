@@ -61,6 +61,10 @@ relion:
 bench: install ## Measure the speed on this machine, with CRYODRGN=path of its program beside it (experiments/speed)
 	$(BIN)/drgn bench output=experiments/speed $(if $(CRYODRGN),cryodrgn=$(CRYODRGN))
 
+.PHONY: scoreboard
+scoreboard: install ## Simulated sets beside their ceiling, and cryoDRGN with CRYODRGN=path of its program (hours)
+	$(BIN)/python experiments/scoreboard/run.py $(if $(CRYODRGN),--cryodrgn $(CRYODRGN))
+
 .PHONY: wheel
 wheel: install ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel

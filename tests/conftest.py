@@ -72,8 +72,10 @@ def train_tiny(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Cal
     def make(*overrides: str, output: Path | None = None) -> Path:
         output = output or tmp_path_factory.mktemp("run")
         latent = [] if any(o.startswith("latent=none") for o in overrides) else ["latent.zdim=2"]
-        own_model = any(o.startswith("model=") for o in overrides)  # its size goes with it
+        own_model = any(o.startswith("model=") for o in overrides)  # its size and start go with it
         options = [o for o in tiny if not (own_model and o.startswith("model"))]
+        if not own_model and not any(o.startswith("warmstart=") for o in overrides):
+            options.append("warmstart=none")
         train(**bind(train, compose("train", [*options, *latent, *overrides, f"output={output}"])))
         return output
 

@@ -175,6 +175,44 @@ def _record(path: Path, label: str, found: dict[str, dict[str, float]]) -> None:
         theirs_s = results.get(reached, results[f"{theirs}.cpu_seconds"])
         results[f"{label}.ratio.{name}"] = round(theirs_s / results[f"{ours}.cpu_seconds"], 2)
     path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    _draw(results, path.with_suffix(".png"))
+
+
+def _draw(results: dict[str, float], path: Path) -> None:
+    """Draw quality against CPU time, a panel for each set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    labels = sorted({key.split(".")[0] for key in results})
+    figure, panels = plt.subplots(1, len(labels), figsize=(3.4 * len(labels), 3.2), squeeze=False)
+    for label, panel in zip(labels, panels[0], strict=True):
+        name = "ari_state" if f"{label}.oracle.ari_state" in results else "spearman_motion"
+        panel.axhline(results.get(f"{label}.oracle.{name}", 1), color="0.6", ls="--", label="ceiling")
+        for program, colour in zip(PROGRAMS, ("#0072b2", "#56b4e9", "#d55e00"), strict=True):
+            at = f"{label}.{program}"
+            epochs = sorted(
+                int(hit[1]) for key in results if (hit := re.fullmatch(rf"{at}\.{name}_epoch(\d+)", key))
+            )
+            points = [
+                (results[f"{at}.cpu_seconds_epoch{n}"], results[f"{at}.{name}_epoch{n}"]) for n in epochs
+            ]
+            if not points and f"{at}.{name}" in results:
+                points = [(results[f"{at}.cpu_seconds"], results[f"{at}.{name}"])]
+            if points:
+                panel.plot(
+                    *zip(*points, strict=True),
+                    "o-",
+                    color=colour,
+                    ms=5 if len(points) == 1 else 3,
+                    label=program,
+                )
+        panel.set(title=label, xscale="log", xlabel="CPU-s", ylim=(-0.03, 1.03))
+    panels[0][0].set_ylabel("|Spearman| or ARI")
+    panels[0][0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":

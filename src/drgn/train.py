@@ -4,7 +4,7 @@
     drgn train dataset.particles=run_data.star dataset=custom dataset.box_size=128
     drgn train dataset=empiar10076 model=1024x3 trainer=gpu
     drgn train latent=none                                  # homogeneous reconstruction
-    drgn train warmstart=subspace half_sets=given           # two decoders: half maps at any latent
+    drgn train half_sets=given                              # two decoders: half maps at any latent
     drgn train experiment=empiar10076_pilot                 # a run of the paper
     drgn train -m latent.zdim=2,4,8                         # one run each
 

@@ -7,7 +7,7 @@ from drgn.run import build_reconstructor
 
 
 def test_operations_by_hand():
-    config = compose("train", ["model=128x3", "model/encoder=mlp", "latent.zdim=2"])
+    config = compose("train", ["model=128x3", "model/encoder=mlp", "latent.zdim=2", "warmstart=none"])
     model = build_reconstructor(config, box_size=16, n_particles=4)
     n = len(half_lattice(16, 2))
     decoder = 2 * 48 * 128 + 3 * (3 * 128 * 128 + 128 * 2)

@@ -22,7 +22,9 @@ def make_model() -> Callable[..., Reconstructor]:
     """Overrides of `drgn train` -> a model of box 16 for 40 particles."""
 
     def make(*overrides: str, seed: int = 0) -> Reconstructor:
-        config = composed(("model=128x3", "model.hidden_dim=24", *overrides))
+        own_start = any(o.startswith(("model=", "warmstart=")) for o in overrides)
+        start = () if own_start else ("warmstart=none",)
+        config = composed(("model=128x3", "model.hidden_dim=24", *start, *overrides))
         radius = half_lattice(BOX, 2).frequencies.norm(dim=1)
         torch.manual_seed(seed)
         return build_reconstructor(

@@ -10,7 +10,7 @@ from drgn.models.modes import LinearModes
 
 WAYS = [
     ["warmstart=subspace", "warmstart.modes=3", "latent.zdim=2"],
-    ["latent.zdim=2"],
+    ["latent.zdim=2", "warmstart=none"],
     ["latent=none"],
     ["latent=table", "latent.zdim=2", "warmstart=subspace"],
 ]
@@ -109,7 +109,7 @@ def test_a_batch_of_one_half_reaches_every_weight(made):
 
 def test_a_table_alone_would_not_bring_latents_together(make_model):
     with pytest.raises(InputError, match="latent=table with half_sets needs volumes"):
-        make_model("half_sets=given", "latent=table", "latent.zdim=2")
+        make_model("half_sets=given", "latent=table", "latent.zdim=2", "warmstart=none")
     assert isinstance(make_model("half_sets=given", "latent=none"), Halves)
 
 

@@ -27,6 +27,7 @@ def train(tmp_path: Path) -> Train:
             f"dataset.cache={tmp_path / 'prepared'}",
             f"output={tmp_path / 'run'}",
             "trainer=cpu",
+            "warmstart=none",
             "analyze=false",
             "trainer.log_every_n_steps=1",
             *overrides,

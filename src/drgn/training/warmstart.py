@@ -7,13 +7,14 @@ outside a few linear modes.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from drgn.data.dataset import ParticleDataset
@@ -27,6 +28,8 @@ _TRIALS, _TRIAL_STEPS = 3, 1000  # of the latent in linear modes
 _STEPS = 2000  # of the latent in refitted volumes
 _REFITS = 2  # of the volumes along the latent, and of the latent in them
 _DRAWS = 8  # of each latent
+_LEAST_SPREAD = 0.1  # standard deviation of the latents over the particles
+_PASSES = 100  # through the particles at most, in training the latent
 _PLACED = 20_000  # latents that the centres are found among
 _LED = 0.3  # share of the steps in which the latent is led from the one to start from
 
@@ -105,11 +108,12 @@ def _fit(
         statistics = _of_particles(expectations)
         start = _leading(bases[0], statistics)
         _fit_latent(bases[0], statistics, start, _TRIAL_STEPS, _TRIALS, beta, generator)
-        refits = _REFITS if len(statistics.overlap) > bases[0].n_modes else 0
-        for done in range(1, refits + 1):
-            if progress:
-                progress("volumes along the latent", done, refits)
+        for done in range(1, _REFITS + 1):
             mean, logvar = bases[0].encode(statistics)
+            if len(mean) <= bases[0].n_modes or mean.std(0).max() < _LEAST_SPREAD:
+                break  # nothing varies
+            if progress:
+                progress("volumes along the latent", done, _REFITS)
             moments = _functions(mean, logvar, bases[0].n_modes, generator)
             n = 0
             for expectation in expectations:
@@ -156,8 +160,11 @@ def _functions(mean: Tensor, logvar: Tensor, n: int, generator: torch.Generator)
 
 
 def _centres(points: Tensor, n: int) -> Tensor:
-    found = KMeans(n, n_init=4, random_state=0).fit(points.numpy())
-    return torch.from_numpy(found.cluster_centers_).to(points)
+    """k-means centres (n, Z) of points (M, Z)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")  # its centre then stays
+        found, _ = kmeans2(points.double().numpy(), n, iter=30, minit="++", rng=0)
+    return torch.from_numpy(found).to(points)
 
 
 @torch.no_grad()
@@ -229,9 +236,10 @@ def _descend(
     subspace: Subspace, images: _Statistics, steps: int, beta: float, generator: torch.Generator
 ) -> float:
     """Minimise the objective; returns it, averaged over the last steps."""
+    n, last = len(images.start), []
+    steps = min(steps, 1 + _PASSES * n // _BATCH)
     optimizer = torch.optim.Adam(subspace.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    n, last = len(images.start), []
     for step in range(steps):
         chosen = torch.randint(n, (min(_BATCH, n),), generator=generator)
         mean, logvar = subspace.infer(Coefficients(*(part[chosen] for part in images.known)))
