@@ -88,6 +88,7 @@ def main() -> None:
         for _ in range(given.repeats):
             for old in (ours, theirs, folder / "prepared"):
                 shutil.rmtree(old, ignore_errors=True)
+            theirs.mkdir()
             for name, (command, _) in commands.items():
                 seconds[name].append(run(command, threads=1).seconds)
         for name, (_, made) in commands.items():

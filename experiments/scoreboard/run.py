@@ -26,7 +26,7 @@ from drgn.formats.particles import Particles
 from drgn.score import score
 from drgn.simulate import simulate
 
-FIELD_A = {"compositional": 384.0, "ribosome_head": 384.0}
+FIELD_A = 384.0
 CLASSES = ("compositional",)
 SETS = ("uniform", "cooperative", "noncontiguous", "compositional", "ribosome_head")
 QUALITY = {"spearman_motion": 0.97, "ari_state": 0.99}
@@ -39,10 +39,9 @@ def scored(truth: Path, output: Path, **options: object) -> dict[str, float]:
 
 
 def simulated(name: str, given: argparse.Namespace, folder: Path) -> Path:
-    field_A = FIELD_A.get(name, 384.0)
     known = name if name == "ribosome_head" else f"{name}_small"
     options = [f"set={known}", f"n_particles={given.images}", f"box_size={given.box}"]
-    options += [f"pixel_size_A={field_A / given.box}", f"shift_px={5 * given.box / 64}", f"snr={given.snr}"]
+    options += [f"pixel_size_A={FIELD_A / given.box}", f"shift_px={5 * given.box / 64}", f"snr={given.snr}"]
     simulate(**{**compose("simulate", options), "output": folder})
     return folder
 

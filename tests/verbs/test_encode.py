@@ -100,6 +100,17 @@ def test_mistakes_are_one_sentence(run, tmp_path):
         again(run)
 
 
+def test_images_that_are_gone_are_named(train_tiny, toy, tmp_path):
+    for file in (toy, toy.with_suffix(".mrcs")):
+        shutil.copy(file, tmp_path)
+    options = [f"dataset.particles={tmp_path / toy.name}", f"dataset.cache={tmp_path / 'prepared'}"]
+    run = train_tiny(*options, output=tmp_path / "run")
+    toy_copy = tmp_path / toy.with_suffix(".mrcs").name
+    toy_copy.unlink()
+    with pytest.raises(InputError, match=r"particles.mrcs was not found"):
+        again(run)
+
+
 def test_run_json_can_be_read_by_people_and_programs(run):
     text = (run / "run.json").read_text()
     assert json.loads(text)["n_particles"] == 300

@@ -164,6 +164,7 @@ class ParticleDataModule:
         InputError
             Another reading of the file fits the images better.
         """
+        self.particles.require_images()
         record = self.cache / "preflight" / f"{digest(self.particles, str(self._consensus))}.json"
         if record.is_file() and not anew:
             return None
