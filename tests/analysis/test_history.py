@@ -1,9 +1,11 @@
 import os
 
 import numpy as np
+import pandas as pd
+import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from drgn.analysis.history import losses
+from drgn.analysis.history import losses, verdict
 
 
 def events(folder, first_epoch, values):
@@ -52,3 +54,29 @@ def test_nothing_was_logged(tmp_path):
     assert losses(tmp_path).empty
     (tmp_path / "metrics.csv").write_text("")
     assert losses(tmp_path).empty
+
+
+def told(values, **more):
+    columns = {"heldout/loss": values, **{f"heldout/{name}": column for name, column in more.items()}}
+    return verdict(pd.DataFrame(columns, index=range(1, len(values) + 1)))
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ([2, 1.5, 1.2, 1.1, 1.05, 1.02, 1.0], "Not converged"),
+        ([2, 1.2, 1.001, 1.0, 1.0, 1.0, 1.0], "Converged"),
+        ([2, 1.2, 1.0, 1.0, 1.1, 1.2], "Over-fitted: the held-out loss was lowest after epoch 3"),
+        ([1, 1.1, 1.2], "has not fallen"),
+        ([2, 1], "too few"),
+    ],
+)
+def test_the_verdict_in_words(values, word):
+    assert word in told(values)
+
+
+def test_the_verdict_tells_what_still_moves():
+    said = told([2, 1, 1, 1], latent_drift=[np.nan, 0.5, 0.1, 0.031], map_change=[np.nan, 0.1, 0.1, 0.0042])
+    assert "the latents changed by 3.10%" in said
+    assert "the map at their mean changed by 0.42%" in said
+    assert verdict(pd.DataFrame({"train/loss": [1.0, 2.0]})) is None

@@ -47,3 +47,12 @@ def test_the_picture_of_the_latents_shows_where_they_are(zdim):
 def test_an_empty_or_broken_picture_is_grey():
     assert callbacks._grey(torch.zeros(3, 3)).tolist() == torch.zeros(3, 3).tolist()
     assert callbacks._grey(torch.tensor([[0.0, float("nan")], [1.0, 2.0]])).isfinite().all()
+
+
+def test_a_turn_of_the_latents_is_no_drift():
+    before = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    turn = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 2]])
+    assert callbacks._drift(before, before @ turn + 5) < 1e-10
+    other = torch.randn(200, 3, generator=torch.Generator().manual_seed(1))
+    assert callbacks._drift(before, other) > 0.9
+    assert callbacks._drift(before, before + other) == pytest.approx(0.5, abs=0.1)

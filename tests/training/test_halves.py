@@ -63,7 +63,9 @@ def test_what_varies_is_the_same_in_both(dataset):
         assert fsc(volume, other)[1:4].mean() > 0.5
     one, two = fitted(dataset, lambda image, row, half: image, Subspace, modes=3)
     with torch.no_grad():
-        weights = [basis.weights(torch.eye(2) * 1.5) - basis.weights(-torch.eye(2) * 1.5) for basis in (one, two)]
+        weights = [
+            basis.weights(torch.eye(2) * 1.5) - basis.weights(-torch.eye(2) * 1.5) for basis in (one, two)
+        ]
     moved = [torch.tensordot(w, basis.density, dims=1) for w, basis in zip(weights, (one, two), strict=True)]
     strongest = int(moved[0].flatten(1).norm(dim=1).argmax())
     assert fsc(moved[0][strongest], moved[1][strongest])[1:4].mean() > 0.5

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from drgn.analysis.history import losses
 from drgn.run import Run
 from drgn.training.loaders import Loaders
 from drgn.training.module import ReconstructionModule
@@ -50,6 +51,13 @@ def test_tensorboard_has_pictures(log):
     sizes = {tag: (log.Images(tag)[0].width, log.Images(tag)[0].height) for tag in tags}
     assert sizes["map/slices"] == sizes["map/projections"] == (48, 16)  # three planes
     assert sizes["images/data_and_model"] == (64, 32)  # four images above their models
+
+
+def test_how_far_latents_and_map_still_move_is_logged(train_tiny):
+    table = losses(train_tiny("epochs=3"))
+    assert table["heldout/latent_drift"].iloc[1:].between(0, 1.001).all()
+    assert table["heldout/map_change"].iloc[1:].between(0, 2).all()
+    assert (table["heldout/map_change"].iloc[1:] > 0).all()
 
 
 def test_tensorboard_has_the_hyperparameters(log, trained):

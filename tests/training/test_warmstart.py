@@ -203,7 +203,9 @@ def test_a_table_starts_from_the_modes(moving):
     assert spearman(table.mean.weight.detach().numpy()[1000:], truth["motion"].to_numpy()[1000:]) > 0.9
 
 
-@pytest.mark.parametrize("words", [["latent=posterior", "warmstart=none"], ["model=linear", "warmstart=none"]])
+@pytest.mark.parametrize(
+    "words", [["latent=posterior", "warmstart=none"], ["model=linear", "warmstart=none"]]
+)
 def test_what_needs_volumes_says_so(words):
     config = compose("train", words)
     with pytest.raises(InputError, match="warmstart=linear"):

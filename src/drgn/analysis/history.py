@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+_MEANT = 0.02  # of all that the held-out loss gains, what counts as a change
+
 
 def losses(folder: Path) -> pd.DataFrame:
     """Losses after each epoch.
@@ -31,6 +33,55 @@ def losses(folder: Path) -> pd.DataFrame:
     table.index = table.index.astype(int) + 1
     table = table.rename(columns=lambda name: name.removesuffix("_epoch"))
     return table.rename_axis("epoch")
+
+
+def verdict(table: pd.DataFrame) -> str | None:
+    """Say whether training has converged, over-fitted, or should go on; None where nothing was held out.
+
+    Parameters
+    ----------
+    table
+        From `losses`. The held-out loss decides; what it still gains is measured in all it has gained since
+        the first epoch. Latent drift and map change, where they were logged, are told.
+    """
+    column = "heldout/loss"
+    if column not in table or table[column].notna().sum() == 0:
+        return None
+    loss = table[column].dropna()
+    if len(loss) < 3:
+        return f"{len(loss)} epochs are too few to say whether training has converged: three are the least."
+    best, last = int(loss.idxmin()), int(loss.index[-1])
+    gained = float(loss.iloc[0] - loss.min())
+    third = loss.iloc[-max(2, len(loss) // 3) - 1 :]
+    recent = float(third.iloc[0] - third.min())
+    lost = float(loss.iloc[-1] - loss.min())
+    said = []
+    if gained <= 0:
+        said.append(
+            "The held-out loss has not fallen since the first epoch: either the start was as good as the"
+            " model gets, or it memorises noise from the beginning."
+        )
+    elif lost > _MEANT * gained:
+        said.append(
+            f"Over-fitted: the held-out loss was lowest after epoch {best} and has risen since, by"
+            f" {lost / gained:.0%} of all it had gained. The latents and maps are those of epoch {best}; more"
+            " epochs do no good, a smaller model may."
+        )
+    elif recent > _MEANT * gained:
+        said.append(
+            f"Not converged: the last {len(third) - 1} epochs still brought {recent / gained:.0%} of all the"
+            " held-out loss has gained. Go on: the same command with a larger epochs= and this run folder as"
+            " output=."
+        )
+    else:
+        said.append(
+            f"Converged: the last {len(third) - 1} epochs changed the held-out loss by less than {_MEANT:.0%}"
+            " of all it has gained."
+        )
+    for name, what in (("latent_drift", "the latents"), ("map_change", "the map at their mean")):
+        if f"heldout/{name}" in table and pd.notna(table.loc[last].get(f"heldout/{name}")):
+            said.append(f"In the last epoch {what} changed by {table.loc[last, f'heldout/{name}']:.2%}.")
+    return " ".join(said)
 
 
 def _from_events(path: Path) -> pd.DataFrame:

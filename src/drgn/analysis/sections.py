@@ -15,7 +15,7 @@ import numpy as np
 from drgn.analysis import pictures, plots
 from drgn.analysis.clusters import Clusters
 from drgn.analysis.embedding import PCA, UMAP, counts_along
-from drgn.analysis.history import losses
+from drgn.analysis.history import losses, verdict
 from drgn.analysis.report import Picture, Section, Table
 from drgn.analysis.volumes import VolumeFiles
 
@@ -49,7 +49,14 @@ def data_and_training(run: Run, folder: Path) -> list[Section]:
             "do better. The first point may lie outside the frame."
         )
         path = plots.learning_curve(panels, folder / "learning_curve.png")
-        sections.append(Section("Learning curve", [], [Picture(path, caption, min(100, 50 * len(panels)))]))
+        words = verdict(table)
+        sections.append(
+            Section(
+                "Learning curve",
+                [words] if words else [],
+                [Picture(path, caption, min(100, 50 * len(panels)))],
+            )
+        )
     return sections
 
 

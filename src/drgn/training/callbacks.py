@@ -155,11 +155,17 @@ class BadBatches(Callback):
 
 
 class Pictures(Callback):
-    """Latents, a map and an image beside its model, in TensorBoard after every epoch."""
+    """Latents, a map and an image beside its model, in TensorBoard after every epoch.
+
+    Also how far they have come since the epoch before: `heldout/latent_drift` is the share of the variance
+    of the latents that no linear map of those before explains, `heldout/map_change` is 1 - the correlation of
+    the maps at their mean.
+    """
 
     def __init__(self) -> None:
         self._z: list[Tensor] = []
         self._batch: Any = None
+        self._before: tuple[Tensor | None, Tensor] | None = None
 
     def on_validation_batch_end(
         self,
@@ -192,6 +198,13 @@ class Pictures(Callback):
         model.eval()
         with torch.no_grad():
             volume = model.volume(None if z is None else z.mean(0)).cpu()
+            if self._before is not None:
+                earlier, map_before = self._before
+                change = 1 - torch.corrcoef(torch.stack([volume.flatten(), map_before.flatten()]))[0, 1]
+                module.log("heldout/map_change", float(change), rank_zero_only=True)
+                if z is not None and earlier is not None and len(z) == len(earlier):
+                    module.log("heldout/latent_drift", _drift(earlier, z), rank_zero_only=True)
+            self._before = z, volume
             board.add_image("map/slices", _slices(volume), epoch, dataformats="HW")
             board.add_image("map/projections", _projections(volume), epoch, dataformats="HW")
             board.add_image("images/data_and_model", _compare(model, self._batch), epoch, dataformats="HW")
@@ -199,6 +212,14 @@ class Pictures(Callback):
             board.add_image("latent/pca", _scatter(z), epoch, dataformats="HW")
         model.train(training)
         self._z, self._batch = [], None
+
+
+def _drift(before: Tensor, after: Tensor) -> float:
+    """Share of the variance of latents (M, Z) that a linear map of earlier ones leaves."""
+    known = torch.cat([before, before.new_ones(len(before), 1)], dim=1).double()
+    centred = (after - after.mean(0)).double()
+    left = centred - known @ torch.linalg.lstsq(known, centred).solution
+    return float(left.square().sum() / centred.square().sum().clamp_min(1e-30))
 
 
 def _grey(image: Tensor) -> Tensor:
