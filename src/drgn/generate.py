@@ -5,10 +5,12 @@
     drgn generate z_file=path.txt              # one latent in each line, or a .npy of shape (M, zdim)
     drgn generate kmeans=5                     # at the particle nearest to each of 5 cluster centres
     drgn generate labels=classes.npz           # at the particle nearest to the mean of each known class
+    drgn generate particles=[000007@a.mrcs] samples=32   # of this particle, and how uncertain its map is
     drgn generate run=outputs/train/map        # a run without a latent has one volume
     drgn generate kmeans=5 halves=true         # of a run with half_sets: half maps, FSC, local resolution
 
-Writes vol_000.mrc, vol_001.mrc, ... and z_values.txt with their latents. A run that was trained with
+Writes vol_000.mrc, vol_001.mrc, ... and z_values.txt with their latents. With samples=, vol_000_sd.mrc
+is the standard deviation of the maps that the particle's posterior allows. A run that was trained with
 half_sets decodes two half maps, each from half of the particles, and vol_000.mrc is their mean; halves=true
 writes beside it vol_000_half_1.mrc and vol_000_half_2.mrc, vol_000_weighted.mrc (the mean, each shell times
 the correlation with the truth that the FSC of the halves lets expect), vol_000_fsc.csv and .png, and where a
@@ -28,6 +30,8 @@ def generate(
     z_file: Path | None,
     kmeans: int | None,
     labels: Path | None,
+    particles: list[str] | None,
+    samples: int | None,
     halves: bool,
     mask: Path | None,
     local_window_A: float | None,
@@ -35,7 +39,7 @@ def generate(
     output: Path | None,
     trust: list[str],
 ) -> list[Path]:
-    """Write the volumes at the latents that exactly one of z, z_file, kmeans and labels names.
+    """Write the volumes at the latents that exactly one of z, z_file, kmeans, labels and particles names.
 
     Parameters
     ----------
@@ -50,6 +54,10 @@ def generate(
     labels
         A .npz with the arrays `key` and `label`; the latents are the on-data class means (P17), in the order
         of the sorted labels.
+    particles
+        Keys of particles, as latents.npz has them.
+    samples
+        Draws from the posterior of each of these particles, of whose maps the standard deviation is written.
     halves
         Write the half maps and their correlation too; the run must have been trained with half_sets.
     mask
@@ -71,15 +79,21 @@ def generate(
     Raises
     ------
     InputError
-        When not exactly one of the four is given, when the latents do not have the run's dimension, or when
+        When not exactly one of the five is given, when the latents do not have the run's dimension, or when
         the run has no halves; a mask of another box or pixel size, a window that is not positive.
     """
     from drgn.analysis import points
-    from drgn.analysis.volumes import write_volumes
+    from drgn.analysis.volumes import write_spread, write_volumes
     from drgn.run import Run
 
     opened = Run.open(run, trust=trust)
-    latents = points.wanted(opened, z=z, z_file=z_file, kmeans=kmeans, labels=labels, seed=seed)
+    if samples is not None and (particles is None or samples < 2):
+        raise InputError(
+            f"samples={samples}: expected at least 2, of particles=[...], whose posteriors are known."
+        )
+    latents = points.wanted(
+        opened, z=z, z_file=z_file, kmeans=kmeans, labels=labels, particles=particles, seed=seed
+    )
     folder = output or opened.folder("volumes")
     if halves:
         from drgn.scoring import foreign_maps
@@ -103,6 +117,10 @@ def generate(
             if value is not None:
                 raise InputError(f"{name}={value} is of half maps: give halves=true, or leave it out.")
         volumes = write_volumes(opened, latents, folder)
+    if samples is not None and particles is not None:
+        known = opened.latents()
+        rows = points.rows_of(known.key, particles)
+        write_spread(opened, known.z[rows], known.logvar[rows], samples, volumes.paths, seed)
     print(f"{len(volumes)} volume{'s' * (len(volumes) != 1)} in {folder}")
     return volumes.paths
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from drgn.analysis import clusters
 from drgn.errors import InputError
@@ -98,3 +99,16 @@ def test_a_mixture_fitted_to_a_sample_labels_all(monkeypatch, parallel):
     z, truth = parallel
     labels = clusters.gaussian_mixture(z, seed=0, n=2).labels
     assert max((labels == truth).mean(), (labels != truth).mean()) == 1
+
+
+def test_membership_is_the_chance_to_be_nearest():
+    z = np.array([[-2.0], [-2], [-0.1], [2], [2]], np.float32)  # the means of the clusters are -1.367 and 2
+    labels = np.array([0, 0, 0, 1, 1])
+    found = clusters.membership(z, np.log(np.full_like(z, 0.25)), labels, seed=0)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+    border = (z[labels == 0].mean() + 2) / 2
+    expected = norm.cdf((border - z[:, 0]) / 0.5)
+    np.testing.assert_allclose(found[:, 0], expected, atol=4 * 0.5 / 8)  # 64 draws
+    assert 0.6 < found[2, 0] < 0.95
+    sure = clusters.membership(z, np.full_like(z, -20), labels, seed=0)
+    np.testing.assert_allclose(sure, np.eye(2)[labels], atol=1e-6)

@@ -85,7 +85,7 @@ def run(zdim=2, n=40):
     )
 
 
-NONE = {"z": None, "z_file": None, "kmeans": None, "labels": None, "seed": 0}
+NONE = {"z": None, "z_file": None, "kmeans": None, "labels": None, "particles": None, "seed": 0}
 
 
 def test_wanted_kmeans_are_particles():
@@ -104,8 +104,18 @@ def test_wanted_class_means_are_joined_by_key(tmp_path):
     assert found[0, 0] < 0 < found[1, 0]
 
 
+def test_wanted_particles_are_named_by_key():
+    latents = run().latents()
+    found = points.wanted(run(), **{**NONE, "particles": [latents.key[5], latents.key[2]]})
+    np.testing.assert_array_equal(found, latents.z[[5, 2]])
+    with pytest.raises(InputError, match="nobody is no particle of this run; their keys are like"):
+        points.wanted(run(), **{**NONE, "particles": [latents.key[5], "nobody"]})
+
+
 def test_wanted_needs_exactly_one():
-    with pytest.raises(InputError, match="exactly one of z, z_file, kmeans, labels; none is given"):
+    with pytest.raises(
+        InputError, match="exactly one of z, z_file, kmeans, labels, particles; none is given"
+    ):
         points.wanted(run(), **NONE)
     with pytest.raises(InputError, match="z and kmeans are given"):
         points.wanted(run(), **{**NONE, "z": [0, 0], "kmeans": 3})

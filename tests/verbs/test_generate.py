@@ -34,6 +34,25 @@ def test_volumes_go_to_the_run_by_default(finished):
     assert make(finished, z=[0, 0, 0])[0] == finished / "volumes" / "vol_000.mrc"
 
 
+def test_the_spread_of_a_particles_map_is_that_of_its_posterior(finished, tmp_path):
+    latents = Run.open(finished).latents()
+    key = [str(latents.key[3])]
+    (path,) = make(finished, particles=key, samples=16, output=tmp_path)
+    assert path.name == "vol_000.mrc"
+    with mrcfile.open(path) as mean, mrcfile.open(tmp_path / "vol_000_sd.mrc") as spread:
+        expected = next(Run.open(finished).volumes(latents.z[3:4]))
+        np.testing.assert_allclose(mean.data, expected, rtol=1e-5, atol=1e-7)
+        assert spread.data.min() >= 0
+        first = spread.data.copy()
+    drawn = np.random.default_rng(0).standard_normal((16, latents.z.shape[1]), np.float32)
+    maps = np.stack(list(Run.open(finished).volumes(latents.z[3] + np.exp(0.5 * latents.logvar[3]) * drawn)))
+    np.testing.assert_allclose(first, maps.std(0, ddof=1), rtol=1e-3, atol=1e-6)
+    make(finished, z=[0, 0, 0], output=tmp_path)
+    assert not (tmp_path / "vol_000_sd.mrc").exists()  # which would be of another map
+    with pytest.raises(InputError, match="samples=16: expected at least 2, of particles"):
+        make(finished, z=[0, 0, 0], samples=16)
+
+
 def test_kmeans_and_files_of_latents(finished, tmp_path):
     first = make(finished, kmeans=3, output=tmp_path / "a")
     again = make(finished, z_file=tmp_path / "a" / "z_values.txt", output=tmp_path / "b")

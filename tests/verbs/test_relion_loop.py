@@ -1,4 +1,4 @@
-"""RELION takes over what drgn found: its maps of our classes, and its own classes from our maps, agree with ours.
+"""RELION takes over what drgn found: its maps of our classes, and its classes from our maps, agree with ours.
 
 As the paper handed its classes to cryoSPARC (P25, P26). RELION must be on PATH, as in test_relion_programs.
 """

@@ -11,6 +11,8 @@ from drgn.analysis.embedding import pca
 from drgn.errors import InputError
 
 MAX_COMPONENTS = 8  # largest mixture tried when its size is chosen
+_DRAWS = 64  # of each particle's posterior
+_CHUNK = 1 << 16  # particles at a time
 FITTED = 10_000  # most particles that a mixture is fitted to; the others are then assigned
 
 
@@ -124,6 +126,41 @@ def responsibilities(z: np.ndarray, seed: int, sizes: Sequence[int] | None) -> n
     sample = white if len(white) <= FITTED else white[rng.choice(len(white), FITTED, replace=False)]
     fits = [_mixture(sample, n, seed) for n in sizes if n == smallest or n * (white.shape[1] + 2) <= len(z)]
     return min(fits, key=lambda fit: fit.bic(sample)).predict_proba(white)
+
+
+def membership(z: np.ndarray, logvar: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Probability that each particle belongs to each cluster, its latent being known within its posterior.
+
+    The share of draws from the particle's posterior that lie nearest to the mean of a cluster: a particle
+    between two k-means clusters is in either with some probability.
+
+    Parameters
+    ----------
+    z, logvar
+        (N, Z), mean and log-variance of the latents.
+    labels
+        (N,) int, 0 to K - 1, from k-means.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    (N, K) float32, rows add up to 1.
+    """
+    k = int(labels.max()) + 1
+    centres = np.stack([z[labels == i].mean(0) for i in range(k)]).astype(np.float32)
+    generator = np.random.default_rng(seed)
+    shares = np.zeros((len(z), k), np.float32)
+    for start in range(0, len(z), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        rows = np.arange(len(z[part]))
+        for _ in range(_DRAWS):
+            drawn = z[part] + np.exp(0.5 * logvar[part]) * generator.standard_normal(
+                z[part].shape, np.float32
+            )
+            distance2 = (centres**2).sum(1) - 2 * drawn @ centres.T
+            shares[part][rows, distance2.argmin(1)] += 1 / _DRAWS
+    return shares
 
 
 def on_data_mean(z: np.ndarray, labels: np.ndarray) -> np.ndarray:

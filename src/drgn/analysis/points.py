@@ -22,16 +22,17 @@ def wanted(
     z_file: Path | None,
     kmeans: int | None,
     labels: Path | None,
+    particles: list[str] | None,
     seed: int,
 ) -> np.ndarray:
-    """Latents (M, Z) that exactly one of the four arguments names; (1, 0) for a run without a latent.
+    """Latents (M, Z) that exactly one of the five arguments names; (1, 0) for a run without a latent.
 
     Raises
     ------
     InputError
         When none or several are given, or when one does not fit the run.
     """
-    given = {"z": z, "z_file": z_file, "kmeans": kmeans, "labels": labels}
+    given = {"z": z, "z_file": z_file, "kmeans": kmeans, "labels": labels, "particles": particles}
     named = [name for name, value in given.items() if value is not None]
     zdim = run.model().zdim
     if zdim == 0:
@@ -46,10 +47,30 @@ def wanted(
     if z_file is not None:
         return from_file(z_file, zdim)
     latents = run.latents()
+    if particles is not None:
+        return latents.z[rows_of(latents.key, particles)]
     if kmeans is not None:
         return clusters.kmeans(latents.z, kmeans, seed).centres
     assert labels is not None
     return latents.z[clusters.on_data_mean(latents.z, read_labels(labels, latents.key))]
+
+
+def rows_of(key: np.ndarray, particles: list[str]) -> np.ndarray:
+    """Rows (M,) of particles in the run's keys (N,).
+
+    Raises
+    ------
+    InputError
+        One is not among them.
+    """
+    where = {name: row for row, name in enumerate(key.tolist())}
+    missing = [name for name in particles if str(name) not in where]
+    if missing or not particles:
+        raise InputError(
+            f"particles={particles}: {missing[0] if missing else 'none'} is no particle of this run; their"
+            f" keys are like {key[0]}, as latents.npz has them."
+        )
+    return np.array([where[str(name)] for name in particles])
 
 
 def from_list(z: list[Any], zdim: int) -> np.ndarray:

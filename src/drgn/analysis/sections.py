@@ -112,9 +112,14 @@ def latent_umap(umap: UMAP, clusters: Clusters, folder: Path) -> Section:
     return Section(title, [], [Picture(path, caption)])
 
 
-def cluster_maps(clusters: Clusters, volumes: VolumeFiles | None, folder: Path, root: Path) -> Section:
-    """k-means clusters: their maps, sizes and files."""
+def cluster_maps(
+    clusters: Clusters, membership: np.ndarray | None, volumes: VolumeFiles | None, folder: Path, root: Path
+) -> Section:
+    """k-means clusters: their maps, sizes, files, and how surely their particles belong to them."""
     sizes, k = clusters.sizes, len(clusters.centres)
+    sure = ["unknown"] * k
+    if membership is not None:
+        sure = [f"{100 * float(membership[clusters.labels == i, i].mean()):.0f} %" for i in range(k)]
     shown = []
     if volumes is not None:
         titles = [f"{i}:  {size:,} particles" for i, size in enumerate(sizes)]
@@ -124,17 +129,27 @@ def cluster_maps(clusters: Clusters, volumes: VolumeFiles | None, folder: Path, 
         )
         shown = [_montage(volumes, titles, caption, folder, plots.label_colours(k))]
     rows = [
-        (str(i), f"{size:,}", f"{100 * size / sizes.sum():.1f} %", _file(volumes, i, root))
+        (
+            str(i),
+            f"{size:,}",
+            f"{100 * size / sizes.sum():.1f} %",
+            sure[i],
+            _file(volumes, i, root),
+        )
         for i, size in enumerate(sizes)
     ]
     text = [
         f"k-means cuts the latent space into {k} regions. It always finds {k}, whether or not the molecule "
         "has so many states: neighbouring numbers are neighbouring regions, and a continuous motion is cut "
         "into pieces. Clusters of broken particles or of noise can be removed with drgn filter "
-        "clusters=[...]."
+        'clusters=[...]. Each particle\'s latent is known within its posterior: "certain" is the mean '
+        "probability with which the particles of a cluster belong to it, in labels.npz for each particle."
     ]
     return Section(
-        "Maps of the clusters", text, shown, [Table(("cluster", "particles", "share", "map"), rows)]
+        "Maps of the clusters",
+        text,
+        shown,
+        [Table(("cluster", "particles", "share", "certain", "map"), rows)],
     )
 
 

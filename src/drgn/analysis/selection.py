@@ -19,7 +19,9 @@ LABELS = "labels.npz"  # inside kmeansK/ of an analysis
 EMBEDDING = "embedding.npz"  # of an analysis
 
 
-def write_labels(path: Path, key: np.ndarray, clusters: Clusters) -> None:
+def write_labels(
+    path: Path, key: np.ndarray, clusters: Clusters, membership: np.ndarray | None = None
+) -> None:
     """Write a partition: key and label of each particle, key and latent of each on-data centre.
 
     Parameters
@@ -30,10 +32,14 @@ def write_labels(path: Path, key: np.ndarray, clusters: Clusters) -> None:
         (N,) particle keys, in the order of `clusters.labels`.
     clusters
         The partition.
+    membership
+        (N, K) probabilities, see `clusters.membership`; None: they are not written.
     """
+    more = {} if membership is None else {"membership": membership}
     with replacing(path) as temporary:
         np.savez(
             temporary,
+            **more,
             key=np.asarray(key, np.str_),
             label=clusters.labels,
             centre_key=np.asarray(key, np.str_)[clusters.on_data_rows],

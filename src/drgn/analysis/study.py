@@ -73,7 +73,9 @@ def heterogeneous(
     clusters = clustering.kmeans(z, kmeans, seed)
     flat = embedding.umap(z, seed) if umap and z.shape[1] > 1 else None
     cluster_folder = _made(folder / f"kmeans{kmeans}")
-    write_labels(cluster_folder / LABELS, latents.key, clusters)
+    known = np.isfinite(latents.logvar).all()  # some programs do not keep it
+    shares = clustering.membership(z, latents.logvar, clusters.labels, seed) if known else None
+    write_labels(cluster_folder / LABELS, latents.key, clusters, shares)
     _write_embedding(folder / EMBEDDING, latents.key, pca, flat)
 
     if z.shape[1] == 1:
@@ -95,7 +97,7 @@ def heterogeneous(
         study.sections.append(sections.truth(scores, pca, flat, columns, folder))
 
     maps = write_volumes(run, clusters.centres, cluster_folder) if volumes else None
-    study.sections.append(sections.cluster_maps(clusters, maps, cluster_folder, folder))
+    study.sections.append(sections.cluster_maps(clusters, shares, maps, cluster_folder, folder))
     if volumes and run.halves:
         study.sections.append(half_maps.section(run, clusters.centres))
     if volumes and z.shape[1] == 1:

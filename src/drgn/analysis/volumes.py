@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from drgn.run import Run
 
 _VOLUME_NAME = re.compile(r"vol_(\d{3,})\.mrc")
-# what `scoring.half_maps` writes beside a volume
-_BESIDE = re.compile(r"vol_\d{3,}_((half_1|half_2|weighted|local_resolution)\.mrc|fsc\.(csv|png))")
+# what `scoring.half_maps` and `write_spread` write beside a volume
+_BESIDE = re.compile(r"vol_\d{3,}_((half_1|half_2|weighted|local_resolution|sd)\.mrc|fsc\.(csv|png))")
 
 
 class VolumeFiles(Sequence[np.ndarray]):
@@ -87,6 +87,42 @@ def write_volumes(
     with replacing(folder / "z_values.txt") as temporary:
         np.savetxt(temporary, z, fmt="%.6g")
     return VolumeFiles(paths)
+
+
+def write_spread(
+    run: Run, z: np.ndarray, logvar: np.ndarray, samples: int, paths: Sequence[Path], seed: int
+) -> list[Path]:
+    """Write beside each volume, as _sd.mrc, the standard deviation of the maps that a posterior allows.
+
+    It is the uncertainty of the map that comes from that of the latent; that of the decoder itself is not in
+    it (half maps show that one).
+
+    Parameters
+    ----------
+    run
+        The run whose model decodes.
+    z, logvar
+        (M, Z), posteriors of the particles.
+    samples
+        Draws from each.
+    paths
+        M volumes.
+    seed
+        Of the draws.
+    """
+    generator = np.random.default_rng(seed)
+    written = []
+    for path, mean, spread in zip(paths, z, np.exp(0.5 * logvar), strict=True):
+        drawn = mean + spread * generator.standard_normal((samples, len(mean)), np.float32)
+        total = np.zeros((run.box_size,) * 3)
+        square = np.zeros_like(total)
+        for volume in run.volumes(drawn, "cuda" if torch.cuda.is_available() else "cpu"):
+            total += volume
+            square += volume.astype(np.float64) ** 2
+        variance = np.maximum(square - total**2 / samples, 0) / (samples - 1)
+        written.append(path.with_name(f"{path.stem}_sd.mrc"))
+        write_volume(written[-1], np.sqrt(variance).astype(np.float32), run.pixel_size_A)
+    return written
 
 
 def _label(name: str, z: np.ndarray) -> str:
