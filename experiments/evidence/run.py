@@ -3,9 +3,10 @@
     python experiments/evidence/run.py --cryodrgn /path/to/cryodrgn --folder work
 
 At each box the set `uniform` is simulated (real defocus, SNR 0.1, its arm turns over 50 maps). The three
-programs run in turn, one thread each, and their maps are compared with the mean of the true maps as often as
-each occurs, shell by shell, without a mask and in the loose mask (P23) of that mean. cryoDRGN's map is taken
-times the sign of its correlation with the truth.
+programs run in turn, one thread each, and their maps are compared with the mean of the true maps as often
+as each occurs, shell by shell, without a mask and in the loose mask (P23) of that mean. Of drgn it is the
+mean of the unfiltered half maps, as the other two do not filter: in a mask, shells that a filter has
+emptied are filled from others. cryoDRGN's map is taken times the sign of its correlation with the truth.
 """
 
 import argparse
@@ -40,8 +41,8 @@ def mean_truth(folder: Path) -> torch.Tensor:
     return sum(n * read(folder / "maps" / str(name)) for name, n in counts.items()) / counts.sum()  # type: ignore[return-value]
 
 
-def compare(map_file: Path, truth: torch.Tensor, mask: torch.Tensor) -> dict[str, float]:
-    made = read(map_file)
+def compare(files: list[Path], truth: torch.Tensor, mask: torch.Tensor) -> dict[str, float]:
+    made = sum((read(file) for file in files), torch.zeros_like(truth)) / len(files)
     made = made * torch.sign((made * truth).sum())
     plain, masked = fsc(made, truth), fsc(made * mask, truth * mask)
     inside = slice(1, len(plain) - 1)
@@ -71,17 +72,18 @@ def main() -> None:
         ours, theirs = folder / "ours", folder / "theirs"
         poses, ctf = folder / "cryodrgn/poses.pkl", folder / "cryodrgn/ctf.pkl"
         other: list[str | Path] = ["--poses", poses, "--ctf", ctf, "--uninvert-data"]
+        halves = [ours / f"half_map_{number}.mrc" for number in (1, 2)]
         data = ["dataset=custom", f"dataset.particles={star}", "dataset.preflight=false"]
         data += [f"dataset.cache={folder / 'prepared'}"]
-        commands: dict[str, tuple[list[str | Path], Path]] = {
-            "drgn": ([sys.executable, "-m", "drgn.backproject", *data, f"output={ours}"], ours / "map.mrc"),
+        commands: dict[str, tuple[list[str | Path], list[Path]]] = {
+            "drgn": ([sys.executable, "-m", "drgn.backproject", *data, f"output={ours}"], halves),
             "cryodrgn": (
                 [given.cryodrgn, "backproject_voxel", folder / "particles.mrcs", *other, "-o", theirs],
-                theirs / "backproject.mrc",
+                [theirs / "backproject.mrc"],
             ),
             "relion": (
                 ["bash", "-c", f"cd {folder} && relion_reconstruct --i particles.star --o relion.mrc --ctf"],
-                folder / "relion.mrc",
+                [folder / "relion.mrc"],
             ),
         }
         seconds: dict[str, list[float]] = {name: [] for name in commands}
