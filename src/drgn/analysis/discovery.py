@@ -1,0 +1,307 @@
+"""Discrete states found without being told how many (P12): a mixture of Gaussians, merged over shallow valleys.
+
+The mixture describes the density of the latents, in as many components as that needs; bent or long clouds
+take several. Components are then merged wherever no valley parts them, so that what is left are groups with
+empty space around them, of any shape. One group left is one state, which may move continuously.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drgn.analysis import valleys
+from drgn.analysis.clusters import FITTED, ordered
+from drgn.analysis.valleys import Valley
+
+SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 22, 27, 33, 40)  # of the mixture
+PATIENCE = 3  # sizes tried after the best
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Groups of particles with valleys between them.
+
+    Attributes
+    ----------
+    labels
+        (N,) int64 group, from 0.
+    probability
+        (N,) of that group, from the mixture.
+    valleys
+        Between each two groups (a, b), a < b.
+    components
+        Size of the mixture.
+    """
+
+    labels: np.ndarray
+    probability: np.ndarray
+    valleys: dict[tuple[int, int], Valley]
+    components: int
+
+    @property
+    def n(self) -> int:
+        """Number of groups."""
+        return int(self.labels.max()) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Extent:
+    """How far the particles of a state spread.
+
+    Attributes
+    ----------
+    variances
+        (Z',) along the state's principal axes, in units of the noise; 1 is noise alone.
+    axis
+        (Z,) its first principal axis in the latents, of unit length.
+    """
+
+    variances: np.ndarray
+    axis: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """What was found.
+
+    Attributes
+    ----------
+    labels
+        (N,) int64 state of each particle, numbered from 0 along the tree of their centres.
+    probability
+        (N,) of that state.
+    on_data_rows, centres
+        (k,), (k, Z): the particle nearest to each state's mean, and its latent.
+    valleys
+        Between each two states (a, b), a < b.
+    extents
+        Of each state.
+    agreement
+        Adjusted Rand index of each resample with the whole, on the resampled particles.
+    counts
+        Number of states that each resample found.
+    components
+        Size of the mixture.
+    """
+
+    labels: np.ndarray
+    probability: np.ndarray
+    on_data_rows: np.ndarray
+    centres: np.ndarray
+    valleys: dict[tuple[int, int], Valley]
+    extents: list[Extent]
+    agreement: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    components: int = 1
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(k,) number of particles of each state."""
+        return np.bincount(self.labels, minlength=len(self.centres))
+
+
+def noise_units(z: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Latents in units of their own uncertainty, along principal axes; dimensions of noise alone are dropped.
+
+    Parameters
+    ----------
+    z, variance
+        (N, Z) means and variances of the posterior.
+
+    Returns
+    -------
+    (N, Z') coordinates, most variable first, and (Z, Z') the matrix that made them of z - mean.
+    """
+    z = np.asarray(z, np.float64)
+    scale = 1 / np.sqrt(np.maximum(np.mean(variance, axis=0, dtype=np.float64), 1e-12))
+    centred = (z - z.mean(axis=0)) * scale
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(centred.T)))
+    order = np.argsort(values)[::-1]
+    used = order[values[order] > 1.0] if (values > 1.0).any() else order[:1]
+    matrix = scale[:, None] * vectors[:, used]
+    return (z - z.mean(axis=0)) @ matrix, matrix
+
+
+def partition(x: np.ndarray, seed: int, *, threshold: float, smallest: int, size: int | None = None) -> Partition:
+    """Part latents into groups with valleys between them.
+
+    Parameters
+    ----------
+    x
+        (N, Z) latents in units of their noise.
+    seed
+        The same seed gives the same groups.
+    threshold
+        Two groups are separate where the density in the valley, at the upper end of its uncertainty, is below
+        this share of the lower peak.
+    smallest
+        Groups of fewer particles are given to their neighbour.
+    size
+        Of the mixture; None: the one with the lowest Bayesian information criterion.
+    """
+    rng = np.random.default_rng(seed)
+    sample = x if len(x) <= FITTED else x[rng.choice(len(x), FITTED, replace=False)]
+    mixture = _fitted(sample, seed, smallest, size)
+    lowest = valleys.passes(mixture.means_, mixture.score_samples)
+    share = mixture.predict_proba(x)
+    component = share.argmax(axis=1)
+    group = valleys.merged(lowest, threshold)
+    group = _without_small(group, component, lowest, smallest)
+    between: dict[tuple[int, int], Valley] = {}
+    known: dict[tuple[int, int], Valley] = {}
+    while True:
+        names = np.unique(group[np.unique(component)])
+        between = {}
+        for place, b in enumerate(names):
+            for a in names[:place]:
+                i, j = _facing(group, a, b, lowest, component, smallest)
+                if (i, j) not in known:
+                    known[i, j] = valleys.valley(x[component == i], x[component == j], seed)
+                between[int(a), int(b)] = known[i, j]
+        if not between:
+            break
+        (a, b), worst = max(between.items(), key=lambda item: item[1].upper)
+        if worst.upper <= threshold:
+            break
+        group[group == b] = a
+    summed = np.stack([share[:, group == name].sum(axis=1) for name in names], axis=1)
+    number = {int(name): place for place, name in enumerate(names)}
+    labels = np.searchsorted(names, group[component])
+    return Partition(
+        labels,
+        summed[np.arange(len(x)), labels],
+        {(number[a], number[b]): found for (a, b), found in between.items()},
+        mixture.n_components,
+    )
+
+
+def discover(
+    z: np.ndarray,
+    variance: np.ndarray,
+    seed: int,
+    *,
+    threshold: float = 0.5,
+    smallest_share: float = 0.01,
+    resamples: int = 20,
+) -> States:
+    """Find discrete states, what parts them, how stable they are and how far each spreads.
+
+    Parameters
+    ----------
+    z, variance
+        (N, Z) means and variances of the posterior of each particle.
+    seed
+        Of everything random.
+    threshold
+        See `partition`.
+    smallest_share
+        Groups with a smaller share of the particles (or fewer than 20 of them) are given to their neighbour.
+    resamples
+        How often the whole is repeated on the particles of a draw with replacement, with another start.
+    """
+    from sklearn.metrics import adjusted_rand_score
+    from threadpoolctl import threadpool_limits
+
+    x, matrix = noise_units(z, variance)
+    smallest = max(20, int(np.ceil(smallest_share * len(x))))
+    rng = np.random.default_rng(seed)
+    with threadpool_limits(1):  # many small matrix products, which threads only slow down
+        found = partition(x, seed, threshold=threshold, smallest=smallest)
+        agreement, counts = np.zeros(resamples), np.zeros(resamples, np.int64)
+        for i in range(resamples):
+            rows = np.unique(rng.choice(len(x), min(len(x), FITTED)))
+            again = partition(
+                x[rows],
+                seed + 1 + i,
+                threshold=threshold,
+                smallest=max(20, int(smallest * len(rows) / len(x))),
+                size=found.components,
+            )
+            counts[i] = again.n
+            agreement[i] = adjusted_rand_score(found.labels[rows], again.labels)
+    clusters = ordered(z, found.labels)
+    rank = {int(old): int(new) for old, new in zip(found.labels, clusters.labels, strict=True)}
+    return States(
+        clusters.labels,
+        found.probability,
+        clusters.on_data_rows,
+        clusters.centres,
+        {
+            (min(rank[a], rank[b]), max(rank[a], rank[b])): between
+            for (a, b), between in found.valleys.items()
+        },
+        _extents(x, matrix, clusters.labels),
+        agreement,
+        counts,
+        found.components,
+    )
+
+
+def _extents(x: np.ndarray, matrix: np.ndarray, labels: np.ndarray) -> list[Extent]:
+    """Spread of each state against the noise, which is taken to be the least spread of any direction.
+
+    Posteriors of a trained network are often too sure, so that they give the shape of the noise but not its
+    size; the size is that of the direction in which the particles of a state spread least.
+    """
+    spectra, axes = [], []
+    for label in np.unique(labels):
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x[labels == label].T)))
+        spectra.append(values[::-1])
+        axis = np.linalg.pinv(matrix).T @ vectors[:, -1]
+        axes.append(axis / np.linalg.norm(axis))
+    return [Extent(values / max(values[-1], 1.0), axis) for values, axis in zip(spectra, axes, strict=True)]
+
+
+def _fitted(sample: np.ndarray, seed: int, smallest: int, size: int | None):  # noqa: ANN202  (sklearn is imported inside)
+    """Mixture of the given size, or of the size with the lowest criterion."""
+    from sklearn.mixture import GaussianMixture
+
+    floor = 1e-4 * float(np.var(sample, axis=0).mean()) + 1e-9
+    best, since = None, 0
+    for n in (size,) if size else SIZES:
+        if n > 1 and n * max(sample.shape[1] + 2, smallest // 2) > len(sample):
+            break
+        fit = GaussianMixture(n, covariance_type="full", n_init=2, reg_covar=floor, max_iter=300, random_state=seed)
+        fit.fit(sample)
+        criterion = fit.bic(sample)
+        if best is None or criterion < best[0]:
+            best, since = (criterion, fit), 0
+        else:
+            since += 1
+            if since >= PATIENCE:
+                break
+    assert best is not None
+    return best[1]
+
+
+def _without_small(
+    group: np.ndarray, component: np.ndarray, lowest: np.ndarray, smallest: int
+) -> np.ndarray:
+    """Give groups of too few particles to the group to which the highest pass leads."""
+    group = group.copy()
+    while len(names := np.unique(group)) > 1:
+        counts = {name: np.isin(component, np.flatnonzero(group == name)).sum() for name in names}
+        least = min(names, key=lambda name: counts[name])
+        if counts[least] >= smallest:
+            break
+        outside = np.flatnonzero(group != least)
+        heights = lowest[np.ix_(group == least, outside)].max(axis=0)
+        group[group == least] = group[outside[heights.argmax()]]
+    return group
+
+
+def _facing(
+    group: np.ndarray, a: int, b: int, lowest: np.ndarray, component: np.ndarray, smallest: int
+) -> tuple[int, int]:
+    """Component of a and component of b with the highest pass between them, of those with enough particles."""
+    counts = np.bincount(component, minlength=len(group))
+    heights = lowest.copy()
+    few = counts < max(10, smallest // 4)
+    heights[few] -= 1e6
+    heights[:, few] -= 1e6
+    own = [np.flatnonzero((group == name) & (counts > 1)) for name in (a, b)]
+    inside = heights[np.ix_(*own)]
+    i, j = np.unravel_index(inside.argmax(), inside.shape)
+    return int(own[0][i]), int(own[1][j])
