@@ -16,7 +16,8 @@ from drgn.analysis.clusters import FITTED, ordered
 from drgn.analysis.valleys import Valley
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 22, 27, 33, 40)  # of the mixture
-PATIENCE = 3  # sizes tried after the best
+PATIENCE = 2  # sizes tried after the best
+FEWEST = 6  # components that are merged
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,7 @@ def partition(x: np.ndarray, seed: int, *, threshold: float, smallest: int, size
     smallest
         Groups of fewer particles are given to their neighbour.
     size
-        Of the mixture; None: the one with the lowest Bayesian information criterion.
+        Of the mixture; None: twice the one with the lowest Bayesian information criterion.
     """
     rng = np.random.default_rng(seed)
     sample = x if len(x) <= FITTED else x[rng.choice(len(x), FITTED, replace=False)]
@@ -150,16 +151,17 @@ def partition(x: np.ndarray, seed: int, *, threshold: float, smallest: int, size
     group = valleys.merged(lowest, threshold)
     group = _without_small(group, component, lowest, smallest)
     between: dict[tuple[int, int], Valley] = {}
-    known: dict[tuple[int, int], Valley] = {}
     while True:
         names = np.unique(group[np.unique(component)])
         between = {}
         for place, b in enumerate(names):
             for a in names[:place]:
                 i, j = _facing(group, a, b, lowest, component, smallest)
-                if (i, j) not in known:
-                    known[i, j] = valleys.valley(x[component == i], x[component == j], seed)
-                between[int(a), int(b)] = known[i, j]
+                sides = (
+                    _near(x, component, i, j, group[component] == a),
+                    _near(x, component, j, i, group[component] == b),
+                )
+                between[int(a), int(b)] = valleys.valley(*sides, seed)
         if not between:
             break
         (a, b), worst = max(between.items(), key=lambda item: item[1].upper)
@@ -255,25 +257,28 @@ def _extents(x: np.ndarray, matrix: np.ndarray, labels: np.ndarray) -> list[Exte
 
 
 def _fitted(sample: np.ndarray, seed: int, smallest: int, size: int | None):  # noqa: ANN202  (sklearn is imported inside)
-    """Mixture of the given size, or of the size with the lowest criterion."""
+    """Mixture of the given size, or of twice the size with the lowest criterion.
+
+    Too few components cut a bent cloud into long pieces whose middles look like peaks; too many do no harm,
+    since they are merged.
+    """
     from sklearn.mixture import GaussianMixture
 
     floor = 1e-4 * float(np.var(sample, axis=0).mean()) + 1e-9
-    best, since = None, 0
-    for n in (size,) if size else SIZES:
-        if n > 1 and n * max(sample.shape[1] + 2, smallest // 2) > len(sample):
-            break
-        fit = GaussianMixture(n, covariance_type="full", n_init=2, reg_covar=floor, max_iter=300, random_state=seed)
-        fit.fit(sample)
-        criterion = fit.bic(sample)
-        if best is None or criterion < best[0]:
-            best, since = (criterion, fit), 0
-        else:
-            since += 1
-            if since >= PATIENCE:
+    most = max(1, len(sample) // max(3 * (sample.shape[1] + 1), smallest // 2))
+
+    def fitted(n: int) -> GaussianMixture:
+        mixture = GaussianMixture(n, covariance_type="tied", n_init=2, reg_covar=floor, max_iter=300, random_state=seed)
+        return mixture.fit(sample)
+
+    if size is None:
+        criteria: list[float] = []
+        for n in SIZES:
+            if n > most or len(criteria) - int(np.argmin(criteria or [0])) > PATIENCE:
                 break
-    assert best is not None
-    return best[1]
+            criteria.append(fitted(n).bic(sample))
+        size = max(FEWEST, 2 * SIZES[int(np.argmin(criteria))])
+    return fitted(min(size, most))
 
 
 def _without_small(
@@ -305,3 +310,22 @@ def _facing(
     inside = heights[np.ix_(*own)]
     i, j = np.unravel_index(inside.argmax(), inside.shape)
     return int(own[0][i]), int(own[1][j])
+
+
+def _near(x: np.ndarray, component: np.ndarray, i: int, j: int, side: np.ndarray) -> np.ndarray:
+    """Particles of one side (a mask) about as near to the centre of component i as that of component j is.
+
+    All of a side would be too much where it is bent around the other.
+    """
+    own, other = x[component == i], x[component == j]
+    within = (np.cov(own.T) * len(own) + np.cov(other.T) * len(other)) / (len(own) + len(other))
+    within = np.atleast_2d(within) + 1e-9 * np.trace(np.atleast_2d(within)) * np.eye(x.shape[1])
+    inverse = np.linalg.inv(within)
+
+    def distance2(points: np.ndarray) -> np.ndarray:
+        away = points - own.mean(axis=0)
+        return np.einsum("nz,zy,ny->n", away, inverse, away)
+
+    reach = distance2(other.mean(axis=0)[None])[0] + 2 * x.shape[1]
+    inside = side & (distance2(x) < reach)
+    return x[inside | (component == i)]
