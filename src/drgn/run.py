@@ -283,21 +283,24 @@ class Run:
         with np.load(path, allow_pickle=False) as arrays:
             return Latents(**{name: arrays[name] for name in arrays.files})
 
-    def volumes(self, z: NDArray[np.floating[Any]], device: str = "cpu") -> Iterator[NDArray[np.float32]]:
+    def volumes(
+        self, z: NDArray[np.floating[Any]], device: str = "cpu", box_size: int | None = None
+    ) -> Iterator[NDArray[np.float32]]:
         """Decode a volume (D, D, D) [z, y, x] for each row of z (M, Z), with a progress bar.
 
-        Z = 0 gives M copies of the homogeneous map.
+        Z = 0 gives M copies of the homogeneous map. A smaller D than that of training costs as much less.
         """
         memory.keep_freed()
         model = self.model(device)
         kind = self.autocast_type(device)
         latents = torch.from_numpy(np.asarray(z, dtype=np.float32)).to(device)
-        together = max(1, min(8, _VOXELS_TOGETHER // self.box_size**3))
+        size = box_size or self.box_size
+        together = max(1, min(8 if box_size is None else 64, _VOXELS_TOGETHER // size**3))
         for some in track(
             latents.split(together), description="decoding volumes", disable=not sys.stderr.isatty()
         ):
             with torch.autocast(torch.device(device).type, dtype=kind, enabled=kind is not None):
-                maps = list(model.volumes(some)) if model.zdim else [model.volume(None)] * len(some)
+                maps = list(model.volumes(some, box_size=size)) if model.zdim else [model.volume(None)] * len(some)
             for volume in maps:
                 yield volume.cpu().numpy()
 

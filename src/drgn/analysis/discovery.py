@@ -15,9 +15,11 @@ from drgn.analysis import valleys
 from drgn.analysis.clusters import FITTED, ordered
 from drgn.analysis.valleys import Valley
 
-SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 22, 27, 33, 40)  # of the mixture
+SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 22, 27)  # of the mixture
+DIFFUSE = 3.0  # variance of a diffuse group over that of the median group
 PATIENCE = 2  # sizes tried after the best
 FEWEST = 6  # components that are merged
+SURELY_ONE = 0.75  # groups that meet above this share of the lower peak are one without further test
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,22 +50,6 @@ class Partition:
 
 
 @dataclass(frozen=True, eq=False)
-class Extent:
-    """How far the particles of a state spread.
-
-    Attributes
-    ----------
-    variances
-        (Z',) along the state's principal axes, in units of the noise; 1 is noise alone.
-    axis
-        (Z,) its first principal axis in the latents, of unit length.
-    """
-
-    variances: np.ndarray
-    axis: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
 class States:
     """What was found.
 
@@ -77,8 +63,9 @@ class States:
         (k,), (k, Z): the particle nearest to each state's mean, and its latent.
     valleys
         Between each two states (a, b), a < b.
-    extents
-        Of each state.
+    diffuse
+        (k,) bool: particles scattered far more widely, in most directions, than those of the other states, as
+        broken particles and noise are.
     agreement
         Adjusted Rand index of each resample with the whole, on the resampled particles.
     counts
@@ -92,7 +79,7 @@ class States:
     on_data_rows: np.ndarray
     centres: np.ndarray
     valleys: dict[tuple[int, int], Valley]
-    extents: list[Extent]
+    diffuse: np.ndarray
     agreement: np.ndarray = field(default_factory=lambda: np.zeros(0))
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     components: int = 1
@@ -103,7 +90,7 @@ class States:
         return np.bincount(self.labels, minlength=len(self.centres))
 
 
-def noise_units(z: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def noise_units(z: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Latents in units of their own uncertainty, along principal axes; dimensions of noise alone are dropped.
 
     Parameters
@@ -113,7 +100,7 @@ def noise_units(z: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.nda
 
     Returns
     -------
-    (N, Z') coordinates, most variable first, and (Z, Z') the matrix that made them of z - mean.
+    (N, Z') coordinates, most variable first.
     """
     z = np.asarray(z, np.float64)
     scale = 1 / np.sqrt(np.maximum(np.mean(variance, axis=0, dtype=np.float64), 1e-12))
@@ -121,8 +108,7 @@ def noise_units(z: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.nda
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(centred.T)))
     order = np.argsort(values)[::-1]
     used = order[values[order] > 1.0] if (values > 1.0).any() else order[:1]
-    matrix = scale[:, None] * vectors[:, used]
-    return (z - z.mean(axis=0)) @ matrix, matrix
+    return centred @ vectors[:, used]
 
 
 def partition(x: np.ndarray, seed: int, *, threshold: float, smallest: int, size: int | None = None) -> Partition:
@@ -148,7 +134,7 @@ def partition(x: np.ndarray, seed: int, *, threshold: float, smallest: int, size
     lowest = valleys.passes(mixture.means_, mixture.score_samples)
     share = mixture.predict_proba(x)
     component = share.argmax(axis=1)
-    group = valleys.merged(lowest, threshold)
+    group = valleys.merged(lowest, SURELY_ONE)
     group = _without_small(group, component, lowest, smallest)
     between: dict[tuple[int, int], Valley] = {}
     while True:
@@ -206,7 +192,7 @@ def discover(
     from sklearn.metrics import adjusted_rand_score
     from threadpoolctl import threadpool_limits
 
-    x, matrix = noise_units(z, variance)
+    x = noise_units(z, variance)
     smallest = max(20, int(np.ceil(smallest_share * len(x))))
     rng = np.random.default_rng(seed)
     with threadpool_limits(1):  # many small matrix products, which threads only slow down
@@ -234,26 +220,23 @@ def discover(
             (min(rank[a], rank[b]), max(rank[a], rank[b])): between
             for (a, b), between in found.valleys.items()
         },
-        _extents(x, matrix, clusters.labels),
+        _diffuse(x, clusters.labels),
         agreement,
         counts,
         found.components,
     )
 
 
-def _extents(x: np.ndarray, matrix: np.ndarray, labels: np.ndarray) -> list[Extent]:
-    """Spread of each state against the noise, which is taken to be the least spread of any direction.
+def _diffuse(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which groups (k,) scatter widely in most directions; none where directions are fewer than 4.
 
-    Posteriors of a trained network are often too sure, so that they give the shape of the noise but not its
-    size; the size is that of the direction in which the particles of a state spread least.
+    A moving state is long in one or two directions, which the median over the directions does not see.
     """
-    spectra, axes = [], []
-    for label in np.unique(labels):
-        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x[labels == label].T)))
-        spectra.append(values[::-1])
-        axis = np.linalg.pinv(matrix).T @ vectors[:, -1]
-        axes.append(axis / np.linalg.norm(axis))
-    return [Extent(values / max(values[-1], 1.0), axis) for values, axis in zip(spectra, axes, strict=True)]
+    k = int(labels.max()) + 1
+    if x.shape[1] < 4:
+        return np.zeros(k, bool)
+    width = np.array([np.median(np.linalg.eigvalsh(np.cov(x[labels == label].T))) for label in range(k)])
+    return width > DIFFUSE * np.median(width[labels])  # of the group that the median particle is in
 
 
 def _fitted(sample: np.ndarray, seed: int, smallest: int, size: int | None):  # noqa: ANN202  (sklearn is imported inside)
@@ -265,7 +248,7 @@ def _fitted(sample: np.ndarray, seed: int, smallest: int, size: int | None):  # 
     from sklearn.mixture import GaussianMixture
 
     floor = 1e-4 * float(np.var(sample, axis=0).mean()) + 1e-9
-    most = max(1, len(sample) // max(3 * (sample.shape[1] + 1), smallest // 2))
+    most = max(1, len(sample) // max(4 * (sample.shape[1] + 1), smallest // 2, 50))
 
     def fitted(n: int) -> GaussianMixture:
         mixture = GaussianMixture(n, covariance_type="tied", n_init=2, reg_covar=floor, max_iter=300, random_state=seed)
