@@ -8,8 +8,8 @@
 Two groups of particles are two states where the density of the latents has a valley between them; where there
 is none, a motion is continuous, and one state is reported. Writes to discover/ of the run: report.html,
 states.csv, valleys.csv, labels.npz (state by particle, also for drgn generate labels= and drgn traverse
-labels=), discovery.json, and for each state a folder ready to be refined, state_0 and on: particles.star (or .cs) with all
-columns of the file they came from, map.mrc, and initial_model_30A.mrc.
+labels=), discovery.json, and for each state a folder ready to be refined, state_0 and on: particles.star (or
+.cs) with all columns of the file they came from, map.mrc, and initial_model_30A.mrc.
 """
 
 from pathlib import Path

@@ -300,7 +300,11 @@ class Run:
             latents.split(together), description="decoding volumes", disable=not sys.stderr.isatty()
         ):
             with torch.autocast(torch.device(device).type, dtype=kind, enabled=kind is not None):
-                maps = list(model.volumes(some, box_size=size)) if model.zdim else [model.volume(None)] * len(some)
+                maps = (
+                    list(model.volumes(some, box_size=size))
+                    if model.zdim
+                    else [model.volume(None)] * len(some)
+                )
             for volume in maps:
                 yield volume.cpu().numpy()
 

@@ -111,7 +111,9 @@ def noise_units(z: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return centred @ vectors[:, used]
 
 
-def partition(x: np.ndarray, seed: int, *, threshold: float, smallest: int, size: int | None = None) -> Partition:
+def partition(
+    x: np.ndarray, seed: int, *, threshold: float, smallest: int, size: int | None = None
+) -> Partition:
     """Part latents into groups with valleys between them.
 
     Parameters
@@ -251,7 +253,9 @@ def _fitted(sample: np.ndarray, seed: int, smallest: int, size: int | None):  # 
     most = max(1, len(sample) // max(4 * (sample.shape[1] + 1), smallest // 2, 50))
 
     def fitted(n: int) -> GaussianMixture:
-        mixture = GaussianMixture(n, covariance_type="tied", n_init=2, reg_covar=floor, max_iter=300, random_state=seed)
+        mixture = GaussianMixture(
+            n, covariance_type="tied", n_init=2, reg_covar=floor, max_iter=300, random_state=seed
+        )
         return mixture.fit(sample)
 
     if size is None:
@@ -264,9 +268,7 @@ def _fitted(sample: np.ndarray, seed: int, smallest: int, size: int | None):  # 
     return fitted(min(size, most))
 
 
-def _without_small(
-    group: np.ndarray, component: np.ndarray, lowest: np.ndarray, smallest: int
-) -> np.ndarray:
+def _without_small(group: np.ndarray, component: np.ndarray, lowest: np.ndarray, smallest: int) -> np.ndarray:
     """Give groups of too few particles to the group to which the highest pass leads."""
     group = group.copy()
     while len(names := np.unique(group)) > 1:

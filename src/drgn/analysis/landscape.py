@@ -15,6 +15,7 @@ import numpy as np
 from drgn.errors import InputError
 
 MOST_CLUSTERS = 20
+AS_GOOD = 0.02  # of silhouette: of numbers of clusters about as good, the largest is taken
 HELD_OUT = 0.2  # of the sketch, for the choice of the regression
 _CELLS = 100  # of the density, each way
 CAVEAT = (
@@ -48,7 +49,7 @@ def cluster(coordinates: np.ndarray, weights: np.ndarray, n: int | None) -> Clus
     weights
         (M,) particles that each map stands for; they only order the clusters.
     n
-        Number of clusters; None: the one of 2 to 20 with the highest mean silhouette.
+        Number of clusters; None: the largest of 2 to 20 whose mean silhouette is within 0.02 of the highest.
 
     Raises
     ------
@@ -67,7 +68,9 @@ def cluster(coordinates: np.ndarray, weights: np.ndarray, n: int | None) -> Clus
         labels = fcluster(tree, k, "maxclust")
         if len(np.unique(labels)) > 1:
             tried[k] = float(silhouette_score(coordinates, labels))
-    n = n or max(tried, key=lambda k: tried[k], default=1)
+    if n is None:
+        best = max(tried.values(), default=0.0)
+        n = max((k for k, value in tried.items() if value >= best - AS_GOOD), default=1)
     labels = fcluster(tree, n, "maxclust") - 1
     particles = np.bincount(labels, weights)
     rank = np.empty(len(particles), np.int64)
@@ -121,7 +124,10 @@ def learn(z: np.ndarray, coordinates: np.ndarray, seed: int) -> Mapping:
     seed
         Of the split and of the perceptron.
     """
+    from warnings import catch_warnings, simplefilter
+
     from sklearn.base import clone
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, WhiteKernel
     from sklearn.neighbors import KNeighborsRegressor
@@ -136,21 +142,26 @@ def learn(z: np.ndarray, coordinates: np.ndarray, seed: int) -> Mapping:
     held, kept = order[:n_held], order[n_held:]
     kernel = RBF(np.sqrt(z.shape[1]), (0.1, 1e3)) + WhiteKernel(1e-3, (1e-8, 1))
     models = {
-        "perceptron": MLPRegressor((128, 128), solver="lbfgs", max_iter=500, alpha=1e-3, random_state=seed),
+        "perceptron": MLPRegressor(
+            hidden_layer_sizes=(128, 128), solver="lbfgs", max_iter=500, alpha=1e-3, random_state=seed
+        ),
         "Gaussian process": GaussianProcessRegressor(kernel, normalize_y=True),
         "nearest neighbours": KNeighborsRegressor(min(5, len(kept)), weights="distance"),
     }
     models = {name: make_pipeline(StandardScaler(), model) for name, model in models.items()}
-    found = {
-        name: clone(model).fit(z[kept], target[kept]).predict(z[held]).reshape(n_held, -1)
-        for name, model in models.items()
-    }
+
+    def fitted(name: str, rows: np.ndarray) -> Any:
+        with catch_warnings():
+            simplefilter("ignore", ConvergenceWarning)  # the held-out score says whether it is good enough
+            return clone(models[name]).fit(z[rows], target[rows])
+
+    found = {name: fitted(name, kept).predict(z[held]).reshape(n_held, -1) for name in models}
     truth = target[held]
     spread = ((truth - target[kept].mean(axis=0)) ** 2).sum(axis=0)
     lost = {name: ((truth - guess) ** 2).sum(axis=0) for name, guess in found.items()}
     scores = {name: 1 - float(loss.sum() / max(spread.sum(), 1e-12)) for name, loss in lost.items()}
     best = max(scores, key=lambda name: scores[name])
-    final = models[best].fit(z, target)
+    final = fitted(best, order)
 
     def predict(points: np.ndarray) -> np.ndarray:
         parts = np.array_split(points, max(1, len(points) // 20_000))

@@ -44,7 +44,9 @@ def landscape(
     figure = _figure(10.6, 5.0)
     left, right = figure.subplots(1, 2)
     shown = left.imshow(energy, origin="lower", extent=extent, aspect="auto", cmap="viridis_r", vmax=6)
-    left.contour(energy, levels=np.arange(0.5, 6, 0.5), extent=extent, colors="white", linewidths=0.5, alpha=0.7)
+    left.contour(
+        energy, levels=np.arange(0.5, 6, 0.5), extent=extent, colors="white", linewidths=0.5, alpha=0.7
+    )
     figure.colorbar(shown, ax=left, label="-log(density / highest)", extend="max", shrink=0.85)
     left.set_title("-log density of the particles (not a free energy)")
     right.hexbin(*xy.T, gridsize=40, mincnt=1, bins="log", cmap="Greys", lw=0.1, alpha=0.5)

@@ -88,7 +88,8 @@ def words(states: States, moving: list[Motion]) -> str:
         )
     elif moves:
         text = f"{k - wide} states, " + ", ".join(
-            f"state {i} continuous along PC1" + f" to PC{n}" * ((n := moving[i].directions) > 1) for i in moves
+            f"state {i} continuous along PC1" + f" to PC{n}" * ((n := moving[i].directions) > 1)
+            for i in moves
         )
     else:
         text = f"{k - wide} discrete states"
@@ -141,7 +142,9 @@ def write(
     extra = columns(latents.z[order], label)
     extra["drgnProbability"] = states.probability[order]
     chosen = [np.flatnonzero((label == i) & certain) for i in range(k)]
-    maps = run.volumes(states.centres, "cuda" if torch.cuda.is_available() else "cpu") if run.decodes else None
+    maps = (
+        run.volumes(states.centres, "cuda" if torch.cuda.is_available() else "cpu") if run.decodes else None
+    )
     for i, place in enumerate(places):
         place.mkdir(parents=True)
         export(particles, {place / f"particles.{form}": chosen[i]}, extra=extra, images=images)
@@ -150,7 +153,9 @@ def write(
             write_volume(place / "map.mrc", volume, run.pixel_size_A, label=f"drgn {__version__} state {i}")
             smooth = low_pass(torch.from_numpy(volume), run.pixel_size_A, INITIAL_A).numpy()
             name = place / f"initial_model_{INITIAL_A:.0f}A.mrc"
-            write_volume(name, smooth, run.pixel_size_A, label=f"drgn {__version__} state {i}, {INITIAL_A:g} A")
+            write_volume(
+                name, smooth, run.pixel_size_A, label=f"drgn {__version__} state {i}, {INITIAL_A:g} A"
+            )
     agreement = states.agreement
     table = pd.DataFrame(
         {
@@ -213,7 +218,13 @@ def stability(states: States) -> str:
 
 
 def sections(
-    run: Run, latents: Latents, states: States, moving: list[Motion], folder: Path, places: list[Path], threshold: float
+    run: Run,
+    latents: Latents,
+    states: States,
+    moving: list[Motion],
+    folder: Path,
+    places: list[Path],
+    threshold: float,
 ) -> list[Section]:
     """The report: what was found, why, and what each state looks like."""
     k = len(states.centres)
@@ -222,7 +233,9 @@ def sections(
     if latents.z.shape[1] > 1:
         axes = pca(latents.z)
         flat = umap_of_analysis(run.place("analysis"), latents.key)
-        names = [f"PC{i + 1} ({100 * axes.explained_variance_ratio[i]:.0f} % of the variance)" for i in (0, 1)]
+        names = [
+            f"PC{i + 1} ({100 * axes.explained_variance_ratio[i]:.0f} % of the variance)" for i in (0, 1)
+        ]
         path = state_plots.states(axes.coordinates[:, :2], clusters, (names[0], names[1]), folder / "pca.png")
         shown.append(Picture(path, "Principal components of the latents, coloured by state.", 60))
         if flat is not None and latents.z.shape[1] > 2:
@@ -249,7 +262,8 @@ def sections(
             f"valley. States are kept apart where the upper end of its 90 % interval is below {threshold:g}."
         )
         rows = [
-            (f"{a} and {b}", f"{v.depth:.3f}", f"{v.upper:.3f}") for (a, b), v in sorted(states.valleys.items())
+            (f"{a} and {b}", f"{v.depth:.3f}", f"{v.upper:.3f}")
+            for (a, b), v in sorted(states.valleys.items())
         ]
         table = Table(("states", "depth of the valley", "at most (95 %)"), rows)
         out.append(Section("Valleys between the states", [], [Picture(path, caption)], [table]))
@@ -284,7 +298,15 @@ def _table(states: States, moving: list[Motion], places: list[Path]) -> Table:
         )
         for i, size in enumerate(states.sizes)
     ]
-    head = ("state", "particles", "share", "mean probability", "shallowest valley", "first direction of its maps", "folder")
+    head = (
+        "state",
+        "particles",
+        "share",
+        "mean probability",
+        "shallowest valley",
+        "first direction of its maps",
+        "folder",
+    )
     return Table(head, rows)
 
 

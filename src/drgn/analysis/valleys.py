@@ -126,7 +126,9 @@ def _discriminant(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Fisher's discriminant (Z,), pointing from a to b, of unit variance within the groups."""
     within = (np.cov(a.T) * len(a) + np.cov(b.T) * len(b)) / (len(a) + len(b))
     within = np.atleast_2d(within)
-    within = within + 1e-3 * np.trace(within) / len(within) * np.eye(len(within)) + 1e-12 * np.eye(len(within))
+    within = (
+        within + 1e-3 * np.trace(within) / len(within) * np.eye(len(within)) + 1e-12 * np.eye(len(within))
+    )
     line = np.linalg.solve(within, b.mean(axis=0) - a.mean(axis=0))
     return line / max(np.sqrt(line @ within @ line), 1e-12)
 
