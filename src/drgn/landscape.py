@@ -5,11 +5,11 @@
     drgn landscape mask=head.mrc                             # only what varies inside a mask
 
 Decodes a map at each of many on-data k-means centres, describes them inside a mask by volume principal
-components, and clusters them; a regression from the latent, whose held-out R^2 is reported, places all particles.
-Writes to landscape/ of the run: report.html, cluster_00/mean.mrc and std.mrc and on, components/, mask.mrc,
-labels.npz (cluster by particle, also for drgn generate labels= and drgn traverse labels=), landscape.npz
-(coordinates of all particles) and landscape.json. The density of particles is drawn as -log density; it is not a
-physical free energy.
+components, and clusters them; a regression from the latent, whose held-out R^2 is reported, places all
+particles. Writes to landscape/ of the run: report.html, cluster_00/mean.mrc and std.mrc and on, components/,
+mask.mrc, labels.npz (cluster by particle, also for drgn generate labels= and drgn traverse labels=),
+landscape.npz (coordinates of all particles) and landscape.json. The density of particles is drawn as -log
+density; it is not a physical free energy.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Discrete states found without being told how many (P12): a mixture of Gaussians, merged over shallow valleys.
+"""Discrete states found without being told how many (P12): a mixture of Gaussians, merged where no valley is.
 
 The mixture describes the density of the latents, in as many components as that needs; bent or long clouds
 take several. Components are then merged wherever no valley parts them, so that what is left are groups with
@@ -250,7 +250,8 @@ def _fitted(sample: np.ndarray, seed: int, smallest: int, size: int | None):  # 
     from sklearn.mixture import GaussianMixture
 
     floor = 1e-4 * float(np.var(sample, axis=0).mean()) + 1e-9
-    most = max(1, len(sample) // max(4 * (sample.shape[1] + 1), smallest // 2, 50))
+    fewest = max(4 * (sample.shape[1] + 1), smallest // 2, min(50, len(sample) // FEWEST))
+    most = max(1, len(sample) // fewest)
 
     def fitted(n: int) -> GaussianMixture:
         mixture = GaussianMixture(
@@ -285,7 +286,7 @@ def _without_small(group: np.ndarray, component: np.ndarray, lowest: np.ndarray,
 def _facing(
     group: np.ndarray, a: int, b: int, lowest: np.ndarray, component: np.ndarray, smallest: int
 ) -> tuple[int, int]:
-    """Component of a and component of b with the highest pass between them, of those with enough particles."""
+    """Components of a and of b with the highest pass between them, of those with enough particles."""
     counts = np.bincount(component, minlength=len(group))
     heights = lowest.copy()
     few = counts < max(10, smallest // 4)

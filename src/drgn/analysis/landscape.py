@@ -19,7 +19,8 @@ AS_GOOD = 0.02  # of silhouette: of numbers of clusters about as good, the large
 HELD_OUT = 0.2  # of the sketch, for the choice of the regression
 _CELLS = 100  # of the density, each way
 CAVEAT = (
-    "This is -log of the density of the particles' estimated coordinates, not a physical free energy: the density "
+    "This is -log of the density of the particles' estimated coordinates, not a physical free energy: the "
+    "density "
     "depends on which particles were picked and kept, on noise and on how the network places them (P14)."
 )
 
@@ -114,8 +115,8 @@ class Mapping:
 def learn(z: np.ndarray, coordinates: np.ndarray, seed: int) -> Mapping:
     """Learn where a particle is among the maps from its latent, by the best of three regressions.
 
-    A perceptron, a Gaussian process and the five nearest neighbours are learnt on four fifths of the sketch and
-    compared on the rest.
+    A perceptron, a Gaussian process and the five nearest neighbours are learnt on four fifths of the sketch
+    and compared on the rest.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ class Landscape:
     Attributes
     ----------
     rows, nearest
-        (M,) particles that the maps of the sketch are of, and (N,) which of the maps stands for each particle.
+        (M,) particles that the maps of the sketch are of, and (N,) which map stands for each particle.
     maps
         (M, D, D, D) float32.
     pixel_size_A
@@ -121,7 +121,7 @@ def find(
 
 
 def write(run: Run, latents: Latents, found: Landscape, folder: Path) -> None:
-    """Write the maps, the labels, the coordinates and landscape.json; what an earlier landscape left is removed."""
+    """Write maps, labels, coordinates and landscape.json; what an earlier landscape left is removed."""
     for pattern in ("cluster_[0-9]*", "components"):
         for old in folder.glob(pattern):
             shutil.rmtree(old)
@@ -217,9 +217,12 @@ def _where(found: Landscape, folder: Path) -> Section:
     )
     variance = plots.explained_variance(found.pca.share, folder / "explained_variance.png")
     text = [
-        f"{len(found.rows)} maps, each at a real particle in the middle of a small region of the latent space, were "
-        f"decoded in a box of {found.mask.shape[0]} voxels of {found.pixel_size_A:.3g} Å and compared inside a mask "
-        f"({found.mask.mean():.0%} of the box). Volume components are the directions in which these maps vary most. "
+        f"{len(found.rows)} maps, each at a real particle in the middle of a small region of the latent "
+        "space, were "
+        f"decoded in a box of {found.mask.shape[0]} voxels of {found.pixel_size_A:.3g} Å and compared inside "
+        "a mask "
+        f"({found.mask.mean():.0%} of the box). Volume components are the directions in which these maps "
+        "vary most. "
         "Other than in the latent space, distance here is difference of density."
     ]
     shown = [
@@ -243,7 +246,8 @@ def _clusters(found: Landscape, folder: Path) -> list[Section]:
     shown = [
         Picture(
             surface,
-            f"Mean map of each cluster, seen {view}, all at one contour level. They are in cluster_00/mean.mrc and on.",
+            f"Mean map of each cluster, seen {view}, all at one contour level. They are in "
+            "cluster_00/mean.mrc and on.",
             min(100, 30 * k),
         )
     ]
@@ -252,7 +256,8 @@ def _clusters(found: Landscape, folder: Path) -> list[Section]:
         [std for _, std in few], [f"std {i}" for i in range(len(few))], found.pixel_size_A, folder / "std.png"
     )
     caption = (
-        "Central slices of the standard deviation within each cluster (std.mrc), in one grey scale: bright is where "
+        "Central slices of the standard deviation within each cluster (std.mrc), in one grey scale: bright "
+        "is where "
         "maps of one cluster still differ, because a part moves or comes and goes, or is noisy."
     )
     shown.append(Picture(spread, caption, min(100, 16 * len(few) + 10)))
@@ -265,8 +270,8 @@ def _clusters(found: Landscape, folder: Path) -> list[Section]:
             if chosen is not None
             else ""
         )
-        + "Clustering always finds clusters, in continuous motion too; drgn discover asks whether there is a gap "
-        "between them. A particle has the cluster of the map that stands for it (labels.npz)."
+        + "Clustering always finds clusters, in continuous motion too; drgn discover asks whether there is a "
+        "gap between them. A particle has the cluster of the map that stands for it (labels.npz)."
     ]
     rows = [
         (str(i), f"{n:,}", f"{100 * n / particles.sum():.1f} %", str((labels == i).sum()), f"cluster_{i:02d}")
@@ -294,7 +299,10 @@ def _along(found: Landscape, folder: Path) -> list[Section]:
         view = pictures.telling_view(shown)
         surface = pictures.montage(shown, titles, folder / f"along_pc{c + 1}.png", view, None, _POINTS)
         cuts = pictures.slices(shown, titles, found.pixel_size_A, folder / f"along_pc{c + 1}_slices.png")
-        caption = f"Maps of the sketch nearest to five equally spaced points along volume component {c + 1}, seen {view}."
+        caption = (
+            f"Maps of the sketch nearest to five equally spaced points along volume component {c + 1}, seen "
+            f"{view}."
+        )
         pair = [
             Picture(surface, caption),
             Picture(cuts, "Central slices of the same maps in one grey scale."),
@@ -308,9 +316,12 @@ def _regression(found: Landscape, folder: Path) -> Section:
     path = state_plots.regression(*mapping.held_out, mapping.by_component, folder / "regression.png")
     scores = ", ".join(f"{name} {score:.3f}" for name, score in mapping.scores.items())
     text = [
-        "Only the maps of the sketch are decoded; the other particles are placed by a regression from the latent to "
-        f"the volume components. On a fifth of the maps, held out, R² was: {scores}; the {mapping.name} is used, "
-        "learnt again from all maps. Components with a low R² are placed badly: do not read the landscape along them."
+        "Only the maps of the sketch are decoded; the other particles are placed by a regression from the "
+        "latent to "
+        f"the volume components. On a fifth of the maps, held out, R² was: {scores}; the {mapping.name} is "
+        "used, "
+        "learnt again from all maps. Components with a low R² are placed badly: do not read the landscape "
+        "along them."
     ]
     return Section(
         "How all particles were placed",

@@ -49,7 +49,7 @@ class MapPCA:
 
 
 def centres(z: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Particles that stand for the others: the on-data centres of n clusters (P16), or of fewer where there are few.
+    """Particles that stand for the others: the on-data centres of n clusters (P16).
 
     Parameters
     ----------
@@ -88,7 +88,8 @@ def decode(run: Run, z: np.ndarray, box_size: int) -> np.ndarray:
     size = 4 * len(z) * box_size**3
     if size > _BYTES:
         raise InputError(
-            f"{len(z)} maps of {box_size} voxels take {size / 1e9:.1f} GB; ask for fewer, or for a smaller box."
+            f"{len(z)} maps of {box_size} voxels take {size / 1e9:.1f} GB; ask for fewer, or for a smaller "
+            "box."
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     maps = np.empty((len(z), *(box_size,) * 3), np.float32)
@@ -131,7 +132,8 @@ def read_mask(path: Path, box_size: int, field_A: float) -> np.ndarray:
     width = volume.shape[0] * pixel_size_A
     if len(set(volume.shape)) > 1 or abs(width - field_A) > 0.02 * field_A:
         raise InputError(
-            f"mask={path} is {' x '.join(map(str, volume.shape))} voxels of {pixel_size_A:.4g} A; the maps of this "
+            f"mask={path} is {' x '.join(map(str, volume.shape))} voxels of {pixel_size_A:.4g} A; the maps "
+            "of this "
             f"run are cubes of {field_A:.1f} A."
         )
     density = torch.from_numpy(np.ascontiguousarray(volume))

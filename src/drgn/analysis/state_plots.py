@@ -90,7 +90,7 @@ def states(xy: np.ndarray, clusters: Clusters, axes: tuple[str, str], path: Path
 
 
 def profiles(pairs: Mapping[tuple[int, int], Valley], threshold: float, path: Path) -> Path:
-    """Density along the line between states, one panel for each of up to 12 pairs, shallowest valley first."""
+    """Density along the line between states, a panel for each of up to 12 pairs, shallowest valley first."""
     shown: Sequence[tuple[tuple[int, int], Valley]] = sorted(pairs.items(), key=lambda p: -p[1].depth)[:12]
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)

@@ -1,4 +1,4 @@
-"""What `drgn discover` writes: states with their maps, particles and evidence, each ready to be refined (P12)."""
+"""What `drgn discover` writes: states with maps, particles and evidence, each ready to be refined (P12)."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Motion:
 def motions(run: Run, z: np.ndarray, labels: np.ndarray, seed: int) -> list[Motion]:
     """See `Motion`, for each state; up to 150 maps of its particles are decoded in a small box.
 
-    A latent of Z dimensions in which nothing moves spreads its noise evenly, so that the maps of a still state
-    vary about equally along Z directions.
+    A latent of Z dimensions in which nothing moves spreads its noise evenly, so that the maps of a still
+    state vary about equally along Z directions.
     """
     zdim = z.shape[1]
     rng = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ def motions(run: Run, z: np.ndarray, labels: np.ndarray, seed: int) -> list[Moti
 
 
 def words(states: States, moving: list[Motion]) -> str:
-    """What was found in one line: "3 discrete states", "continuous: one state", "2 states, state 1 continuous..."."""
+    """What was found: "3 discrete states", "continuous: one state", "2 states, state 1 continuous along PC1"."""
     k, wide = len(states.centres), int(states.diffuse.sum())
     moves = [i for i in range(k) if moving[i].directions and not states.diffuse[i]]
     if k - wide == 1:
@@ -87,9 +87,9 @@ def words(states: States, moving: list[Motion]) -> str:
             else "one state"
         )
     elif moves:
+        along = [f" to PC{moving[i].directions}" * (moving[i].directions > 1) for i in moves]
         text = f"{k - wide} states, " + ", ".join(
-            f"state {i} continuous along PC1" + f" to PC{n}" * ((n := moving[i].directions) > 1)
-            for i in moves
+            f"state {i} continuous along PC1{to}" for i, to in zip(moves, along, strict=True)
         )
     else:
         text = f"{k - wide} discrete states"
@@ -245,9 +245,12 @@ def sections(
         "What was found",
         [
             words(states, moving)[0].upper() + words(states, moving)[1:] + ". " + stability(states),
-            "States are groups of particles with a valley of the density between them. A mixture of Gaussians "
-            f"({states.components} components) describes the density of the latents, in units of their noise; "
-            "components are merged where no valley parts them. Nothing says that states closer than the noise "
+            "States are groups of particles with a valley of the density between them. A mixture of "
+            "Gaussians "
+            f"({states.components} components) describes the density of the latents, in units of their "
+            "noise; "
+            "components are merged where no valley parts them. Nothing says that states closer than the "
+            "noise "
             "are found: what is one state here may be several at better signal.",
         ],
         shown,
@@ -257,8 +260,10 @@ def sections(
     if states.valleys:
         path = state_plots.profiles(states.valleys, threshold, folder / "valleys.png")
         caption = (
-            "Density of the particles along the line that best tells two states apart (black) and what each adds to "
-            "it. The number is the density at the lowest point over that of the lower peak: 0 is empty, 1 is no "
+            "Density of the particles along the line that best tells two states apart (black) and what each "
+            "adds to "
+            "it. The number is the density at the lowest point over that of the lower peak: 0 is empty, 1 is "
+            "no "
             f"valley. States are kept apart where the upper end of its 90 % interval is below {threshold:g}."
         )
         rows = [
@@ -273,7 +278,8 @@ def sections(
         view = pictures.telling_view(volumes)
         path = pictures.montage(volumes, titles, folder / "maps.png", view, label_colours(k), min(5, k))
         caption = (
-            f"The map at the particle nearest to the middle of each state, seen {view}, all at one contour level. "
+            f"The map at the particle nearest to the middle of each state, seen {view}, all at one contour "
+            "level. "
             f"Each folder has it as map.mrc, and low-passed to {INITIAL_A:.0f} Å as an initial model."
         )
         out.append(Section("Maps of the states", [], [Picture(path, caption, min(100, 30 * k))]))

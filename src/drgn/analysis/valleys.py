@@ -63,8 +63,8 @@ def merged(lowest: np.ndarray, threshold: float) -> np.ndarray:
     """Group (K,) of each of K centres: those not parted by a valley deeper than the threshold.
 
     Ways may lead over other centres. As the density is lowered from its highest peak, groups meet at the
-    passes between them; where they meet above `threshold` times the lower of their peaks they become one, else
-    they stay apart for good. A thin bridge therefore joins nothing (Chazal et al., J. ACM 60, 41, 2013).
+    passes between them; where they meet above `threshold` times the lower of their peaks they become one. A
+    thin bridge therefore joins nothing (Chazal et al., J. ACM 60, 41, 2013).
 
     Parameters
     ----------
@@ -89,8 +89,8 @@ def valley(a: np.ndarray, b: np.ndarray, seed: int) -> Valley:
     """Valley between two groups of latents, (n, Z) and (m, Z), along the line that best tells them apart.
 
     The line is Fisher's discriminant of the two groups; all other directions are added up. The density is a
-    histogram smoothed as widely as Silverman's rule says for the narrower, rarer group, and the uncertainty that
-    of resampling the particles.
+    histogram smoothed as widely as Silverman's rule says for the narrower group, and the uncertainty that of
+    resampling the particles.
 
     Parameters
     ----------
