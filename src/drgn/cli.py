@@ -19,6 +19,8 @@ VERBS = {
     "generate": "make volumes from a run, at given latent coordinates or at cluster centres",
     "analyze": "PCA, UMAP, clusters, volumes, pictures and a report of a run's latents",
     "traverse": "a path through the latent space: its maps, a movie and a ChimeraX script",
+    "discover": "find discrete states, tell them from continuous motion, write each for refinement",
+    "landscape": "cluster the maps of a run, place all particles among them by volume components",
     "filter": "select particles of a run and write them as .star, .cs or row indices",
     "backproject": "reconstruct voxel maps of two half sets, and say to what resolution they agree",
     "validate": "back-project the particles of states, and say to what resolution they support the maps",

@@ -282,24 +282,26 @@ class Run:
         with np.load(path, allow_pickle=False) as arrays:
             return Latents(**{name: arrays[name] for name in arrays.files})
 
-    def volumes(self, z: NDArray[np.floating[Any]], device: str = "cpu") -> Iterator[NDArray[np.float32]]:
-        """Decode a volume (D, D, D) [z, y, x] for each row of z (M, Z), with a progress bar.
+    def volumes(
+        self, z: NDArray[np.floating[Any]], device: str = "cpu", box_size: int | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Decode a volume (D, D, D) at each row of z (M, Z), with a progress bar: the mean of halves, if any.
 
-        Z = 0 gives M copies of the homogeneous map. Where the run has halves it is the mean of theirs.
+        A smaller D costs as much less. Z = 0 gives M copies of one map.
         """
-        for parts in self._decoded(z, device):
+        for parts in self._decoded(z, device, box_size or self.box_size):
             yield sum(parts[1:], parts[0]).cpu().numpy() / len(parts)
 
-    def half_volumes(self, z: NDArray[np.floating[Any]], device: str = "cpu") -> Iterator[tuple[Tensor, ...]]:
+    def half_volumes(self, z: Any, device: str = "cpu") -> Iterator[tuple[Tensor, ...]]:
         """Decode both half maps, as `volumes`; an InputError where the run has none."""
         if not self.halves:
             raise InputError(f"{self.path} has no half maps: train with half_sets=given")
-        for parts in self._decoded(z, device):
+        for parts in self._decoded(z, device, self.box_size):
             yield tuple(part.cpu() for part in parts)
 
-    def _decoded(self, z: NDArray[np.floating[Any]], device: str) -> Iterator[tuple[Tensor, ...]]:
+    def _decoded(self, z: Any, device: str, box_size: int) -> Iterator[tuple[Tensor, ...]]:
         at = torch.from_numpy(np.asarray(z, dtype=np.float32)).to(device)
-        return decode(self.model(device), at, box_size=self.box_size, autocast=self.autocast_type(device))
+        return decode(self.model(device), at, box_size=box_size, autocast=self.autocast_type(device))
 
     def autocast_type(self, device: str | torch.device) -> torch.dtype | None:
         """Of the matrix products, as in training where this device has it; None for float32."""

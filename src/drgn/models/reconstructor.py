@@ -12,7 +12,7 @@ from drgn.models.basis import Basis
 from drgn.models.encoders import Observation
 from drgn.models.latents import Posterior, PosteriorLatent
 from drgn.models.losses import Loss
-from drgn.physics import imaging
+from drgn.physics import fourier, imaging
 from drgn.physics.grids import half_lattice
 from drgn.physics.imaging import Batch
 
@@ -267,7 +267,9 @@ class Reconstructor(nn.Module):
         return next(self.volumes(None if z is None else z[None], chunk))
 
     @torch.no_grad()
-    def volumes(self, z: Tensor | None, chunk: int = 1 << 17) -> Iterator[Tensor]:
+    def volumes(
+        self, z: Tensor | None, chunk: int = 1 << 17, box_size: int | None = None
+    ) -> Iterator[Tensor]:
         """Decode maps on the whole voxel grid inside Nyquist (P9).
 
         Parameters
@@ -277,6 +279,8 @@ class Reconstructor(nn.Module):
             for all of them; memory holds the half transforms of all.
         chunk
             Frequencies decoded at a time, of all maps together.
+        box_size
+            D of the maps: smaller than that of training, only the frequencies inside it are decoded.
 
         Yields
         ------
@@ -287,9 +291,10 @@ class Reconstructor(nn.Module):
         """
         if z is not None and not len(z):
             return
-        lattice = half_lattice(self.box_size, 3)
+        box_size = box_size or self.box_size
+        lattice = half_lattice(box_size, 3)
         device = self.frequencies.device
-        coordinates = lattice.frequencies.to(device)
+        coordinates = lattice.frequencies.to(device) * (box_size / self.box_size)
         amplitude = self._amplitude_at(coordinates)
         latents = None if z is None else z.to(coordinates)
         n = 1 if latents is None else len(latents)
@@ -297,15 +302,16 @@ class Reconstructor(nn.Module):
         for c, a in zip(coordinates.split(size), amplitude.split(size), strict=True):
             folded, sign = imaging.fold(c)
             parts.append(self._decoded(folded.expand(n, -1, -1), sign, a, latents))
-        axis = torch.arange(self.box_size, device=device) - self.box_size // 2
+        axis = torch.arange(box_size, device=device) - box_size // 2
         r2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
-        outside = r2 > (self.box_size / 2) ** 2
+        outside = r2 > (box_size / 2) ** 2
+        scale = self.density_scale * (box_size / self.box_size) ** 3
         for i in range(n):
             values = torch.cat([part[i] for part in parts])
             if self.basis is not None:
                 known = self.basis.transform(None if latents is None else latents[i])
-                values = values + lattice.gather(known)
-            density = lattice.real(values) * self.density_scale
+                values = values + lattice.gather(fourier.crop(known, box_size, 3))
+            density = lattice.real(values) * scale
             yield density - density[outside].mean()
 
     def _amplitude_at(self, coordinates: Tensor) -> Tensor:

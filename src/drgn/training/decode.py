@@ -26,16 +26,19 @@ def decode(
     z
         (M, Z), on the same; Z = 0 gives M copies of the homogeneous map.
     box_size
-        D.
+        D, at most that of training.
     autocast
         bfloat16 for mixed precision, None for float32.
     """
     memory.keep_freed()
     parts = model.reconstructors if isinstance(model, Halves) else (model,)
-    together = max(1, min(8, _VOXELS_TOGETHER // box_size**3))
+    together = max(1, min(64, _VOXELS_TOGETHER // box_size**3))
     for some in track(z.split(together), description="decoding volumes", disable=not sys.stderr.isatty()):
         with torch.autocast(z.device.type, dtype=autocast, enabled=autocast is not None):
             maps = [
-                list(part.volumes(some)) if part.zdim else [part.volume(None)] * len(some) for part in parts
+                list(part.volumes(some, box_size=box_size))
+                if part.zdim
+                else [next(part.volumes(None, box_size=box_size))] * len(some)
+                for part in parts
             ]
         yield from zip(*maps, strict=True)
