@@ -60,7 +60,7 @@ def test_what_varies_is_the_same_in_both(dataset):
     """Their modes are turned onto each other: the halves agree in the mean and in the first mode."""
     one, two = fitted(dataset, lambda image, row, half: image)
     for volume, other in zip(one.density[:2], two.density[:2], strict=True):
-        assert fsc(volume, other)[1:4].mean() > 0.5
+        assert fsc(volume, other)[2:5].mean() > 0.5  # the first shell has a handful of voxels
     one, two = fitted(dataset, lambda image, row, half: image, Subspace, modes=3)
     with torch.no_grad():
         weights = [

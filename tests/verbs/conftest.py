@@ -27,6 +27,7 @@ def make_run(star, tmp_path_factory):
 
     def make(zdim, *overrides):
         latent = ["latent=none"] if zdim == 0 else [f"latent.zdim={zdim}"]
+        start = [] if any(o.startswith("model=") for o in overrides) else ["warmstart=none"]
         path = tmp_path_factory.mktemp(f"run{zdim}")
         config = compose(
             "train",
@@ -36,6 +37,7 @@ def make_run(star, tmp_path_factory):
                 "model=128x3",
                 f"output={path}",
                 *latent,
+                *start,
                 *overrides,
             ],
         )
