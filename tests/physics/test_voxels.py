@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from drgn.physics import voxels
+from drgn.physics import insertion, voxels
 from drgn.physics.rotations import random_rotations
 from drgn.physics.slices import corners
 
@@ -97,3 +97,15 @@ def test_images_of_one_volume_are_added_as_those_of_many(example):
     for general, quick in zip(*sums, strict=True):
         np.testing.assert_allclose(quick, general, atol=1e-5)
         assert np.abs(general).max() > 0.1
+
+
+def test_torch_inserts_as_the_compiled_loop_does(example):
+    """One image volume, whichever program adds: what a GPU runs is checked on the CPU."""
+    _, rotation, coordinates, centred, weight = example
+    grids = [voxels.half_grid(RADIUS, channels) for channels in (2, 1)]
+    voxels.add_images(*grids, rotation, coordinates, centred, weight)
+    others = [torch.zeros(grid.shape) for grid in grids]
+    arrays = (torch.from_numpy(part) for part in (rotation, coordinates, centred, weight))
+    insertion.add_images(*others, *arrays)
+    for grid, other in zip(grids, others, strict=True):
+        np.testing.assert_allclose(other.numpy(), grid, atol=1e-5)

@@ -1,6 +1,7 @@
 """Voxel reconstruction against the truth, against RELION, and with inputs that are no good."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -158,6 +159,20 @@ def test_weights_of_0_and_1_are_a_selection_and_2_is_twice(particles, tmp_path):
     for a, b in zip(twice, double, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max())
     assert np.abs(double.left - selected.left).max() > 0.5 * selected.left.max()
+
+
+def test_what_a_gpu_runs_adds_the_same(particles, tmp_path, monkeypatch):
+    """The loop in torch, here on the CPU, with symmetry and weights."""
+    data = build({**compose("backproject", dataset_of(particles, tmp_path))["dataset"]}, key="dataset")
+    data.prepare_data()
+    rows, weights = np.arange(0, N, 2), np.linspace(0, 2, N, dtype=np.float32)
+    given = (data.dataset, rows, point_group("D2"), 2, weights)
+    compiled = backprojection.insert(*given)
+    monkeypatch.setattr(
+        backprojection, "_add_compiled", partial(backprojection._add_with_torch, device="cpu")
+    )
+    for a, b in zip(compiled, backprojection.insert(*given), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max())
 
 
 def test_weights_from_a_file(particles, tmp_path):

@@ -119,7 +119,9 @@ def test_what_an_earlier_path_left_is_removed(finished, tmp_path):
     }
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the reader leaves its pipes open
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # the reader leaves its pipes open
 def test_an_mp4_where_the_encoder_is_installed(tmp_path):
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     from drgn.analysis.movies import write_mp4

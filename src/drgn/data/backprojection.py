@@ -6,7 +6,8 @@ R / (L + mean L / SSNR) with the shell's mean of L and its spectral signal-to-no
 (1 - FSC) in a half map and twice that in both: the Wiener filter (Scheres, J. Struct. Biol. 180, 519, 2012).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from drgn.data.dataset import ParticleDataset
 from drgn.data.halves import halves_of
-from drgn.data.matched import in_threads, matched_chunks
+from drgn.data.matched import Matched, in_threads, matched_chunks
 from drgn.formats.particles import Particles
-from drgn.physics import fourier, gridding, voxels
+from drgn.physics import fourier, gridding, insertion, voxels
 from drgn.physics.fsc import fsc
 from drgn.physics.grids import shell_mean
 
@@ -123,37 +124,81 @@ def insert(
     padding: int,
     weights: NDArray[np.float32] | None = None,
 ) -> Sums:
-    """Add up the images of these rows, in as many threads as torch has; arguments as of `reconstruct`."""
+    """Add up the images of these rows; arguments as of `reconstruct`.
+
+    On a GPU where there is one, else on the CPU in as many threads as torch has.
+    """
     if weights is not None:
         rows = rows[weights[rows] > 0]
     side = dataset.stack.meta.box_size
-    radius = padding * side // 2
     index = (dataset.stack.lattice.frequencies * side * padding).numpy()
-    chunks = list(matched_chunks(dataset, rows, side / 2))
+    turns = symmetry.astype(np.float32)
+
+    def reader(chunk: slice, read: Callable[[], Matched]) -> Callable[[], Matched]:
+        if weights is None:
+            return read
+        share = weights[rows[chunk], None].astype(np.float32)
+
+        def weighted() -> Matched:
+            rotation, centred, weight = read()
+            return Matched(rotation, share * centred, share * weight)
+
+        return weighted
+
+    chunks = [reader(*one) for one in matched_chunks(dataset, rows, side / 2)]
+    add = _add_with_torch if torch.cuda.is_available() else _add_compiled
+    total = add(chunks, index, turns, padding * side // 2)
+    voxels.complete_plane(total.right, conjugate=True)
+    voxels.complete_plane(total.left, conjugate=False)
+    return total
+
+
+def _add_compiled(
+    chunks: Sequence[Callable[[], Matched]],
+    index: NDArray[np.float32],
+    turns: NDArray[np.float32],
+    radius: int,
+) -> Sums:
+    """Add chunks on the CPU, a grid to each thread."""
     size = 3 * voxels.half_grid(radius, 1).nbytes
     threads = int(np.clip(_GRID_BYTES // size, 1, min(torch.get_num_threads(), len(chunks))))
     parts = [Sums(voxels.half_grid(radius, 2), voxels.half_grid(radius, 1)) for _ in range(threads)]
-    turns = symmetry.astype(np.float32)
 
     def work(thread: int) -> None:
-        for chunk, read in chunks[thread::threads]:
+        for read in chunks[thread::threads]:
             rotation, centred, weight = read()
-            if weights is not None:
-                share = weights[rows[chunk], None].astype(np.float32)
-                centred, weight = share * centred, share * weight
             for turn in turns:
                 turned = np.ascontiguousarray(rotation @ turn)
-                coordinates = index[: weight.shape[1]]
-                voxels.add_images(*parts[thread], turned, coordinates, centred, weight)
+                voxels.add_images(*parts[thread], turned, index[: weight.shape[1]], centred, weight)
 
     in_threads(work, list(range(threads)), threads)
     total = parts[0]
     for part in parts[1:]:
         np.add(total.right, part.right, out=total.right)
         np.add(total.left, part.left, out=total.left)
-    voxels.complete_plane(total.right, conjugate=True)
-    voxels.complete_plane(total.left, conjugate=False)
     return total
+
+
+def _add_with_torch(
+    chunks: Sequence[Callable[[], Matched]],
+    index: NDArray[np.float32],
+    turns: NDArray[np.float32],
+    radius: int,
+    device: str = "cuda",
+) -> Sums:
+    """Add chunks on a device, which threads read and filter on the CPU; the sums come back to the CPU."""
+    grids = [torch.from_numpy(voxels.half_grid(radius, channels)).to(device) for channels in (2, 1)]
+    turn_on, index_on = torch.from_numpy(turns).to(device), torch.from_numpy(index).to(device)
+    adding = Lock()
+
+    def work(read: Callable[[], Matched]) -> None:
+        rotation, centred, weight = (torch.from_numpy(part).to(device) for part in read())
+        with adding:
+            for turn in turn_on:
+                insertion.add_images(*grids, rotation @ turn, index_on[: weight.shape[1]], centred, weight)
+
+    in_threads(work, list(chunks), torch.get_num_threads())
+    return Sums(*(grid.cpu().numpy() for grid in grids))
 
 
 def density(sums: Sums, side: int, padding: int, ssnr: Tensor | None = None) -> Tensor:
