@@ -2,11 +2,12 @@
 
     python experiments/evidence/run.py --cryodrgn /path/to/cryodrgn --folder work
 
-At each box the set `uniform` is simulated (real defocus, SNR 0.1, its arm turns over 50 maps). The three
-programs run in turn, one thread each, and their maps are compared with the mean of the true maps as often
-as each occurs, shell by shell, without a mask and in the loose mask (P23) of that mean. Of drgn it is the
-mean of the unfiltered half maps, as the other two do not filter: in a mask, shells that a filter has
-emptied are filled from others. cryoDRGN's map is taken times the sign of its correlation with the truth.
+At each box the set `uniform` is simulated, where it is not there (real defocus, SNR 0.1, its arm turns over
+50 maps; at box 256, 10). The three programs run in turn, one thread each, and their maps are compared with the
+mean of the true maps as often as each occurs, shell by shell, without a mask and in the loose mask (P23) of
+that mean. Of drgn it is the mean of the unfiltered half maps, as the other two do not filter: in a mask, shells
+that a filter has emptied are filled from others. cryoDRGN's map is taken times the sign of its correlation with
+the truth.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from drgn.physics.fsc import fsc
 from drgn.physics.masks import soft_mask
 from drgn.simulate import simulate
 
-SIZES = {64: 10_000, 128: 5_000, 256: 2_000}
+SIZES = {64: (10_000, 50), 128: (5_000, 50), 256: (2_000, 10)}  # images, maps along the motion
 FIELD_A = 384.0
 
 
@@ -62,9 +63,12 @@ def main() -> None:
     results = json.loads(path.read_text()) if path.exists() else {}
     for box in given.boxes:
         pixel_A, folder = FIELD_A / box, given.folder / f"box{box}"
-        options = ["set=uniform", f"n_particles={SIZES[box]}", f"box_size={box}", f"pixel_size_A={pixel_A}"]
-        simulate(**{**compose("simulate", [*options, f"shift_px={5 * box / 64}"]), "output": folder})
+        images, maps = SIZES[box]
+        options = ["set=uniform", f"n_particles={images}", f"box_size={box}", f"pixel_size_A={pixel_A}"]
+        options += [f"molecule.n_maps={maps}"]
         star = folder / "particles.star"
+        if not star.exists():
+            simulate(**{**compose("simulate", [*options, f"shift_px={5 * box / 64}"]), "output": folder})
         particles = Particles.from_file(star)
         write_cryodrgn(folder / "cryodrgn", particles.table, particles.rotation)
         truth = mean_truth(folder)

@@ -93,7 +93,7 @@ def score(
     Raises
     ------
     InputError
-        When no truth is known, when the run has no latent, or when files do not fit each other.
+        When no truth is known, or when files do not fit each other.
     """
     from drgn.analysis.plots import require_matplotlib
     from drgn.run import Run

@@ -47,6 +47,7 @@ def run(noisy, tmp_path_factory):
             "dataset=custom",
             f"dataset.particles={noisy / 'particles.star'}",
             "model=128x3",
+            "warmstart=none",
             "latent.zdim=2",
             f"output={path}",
         ],

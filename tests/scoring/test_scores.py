@@ -60,6 +60,12 @@ def test_the_ceiling_is_above_the_run(run, noisy, tmp_path, capsys):
     assert alone["oracle_spearman_motion"] == pytest.approx(found["oracle_spearman_motion"], abs=0.05)
 
 
+def test_the_map_of_a_run_without_a_latent_is_scored(train_tiny, tmp_path):
+    found = scored(run=train_tiny("latent=none"), output=tmp_path)
+    assert 0 < found["map_fsc_auc_mean"] < 1
+    assert not any(name.startswith(("spearman", "ari", "neighbourhood")) for name in found)
+
+
 def test_classes_are_matched_and_counted(tmp_path):
     truth = np.repeat([0, 1, 2], 20)
     found = class_scores("state", np.array([5, 3, 4])[truth], truth, tmp_path)

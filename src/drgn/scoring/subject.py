@@ -60,25 +60,21 @@ class Subject:
 
 
 def of_run(run: Run, truth: Path | None) -> Subject:
-    """Take a run folder, ours or cryoDRGN's.
+    """Take a run folder, ours or cryoDRGN's; of one without a latent there is a map to score.
 
     Parameters
     ----------
     run
-        With latents.
+        That has been encoded.
     truth
         Folder of the simulation; None: where its particles lie.
 
     Raises
     ------
     InputError
-        It has no latent, or the truth is not known.
+        It has not been encoded, or the truth is not known.
     """
     particles = run.particles()
-    if not run.zdim:
-        raise InputError(
-            f"{run.path} has no latent (latent=none), so there is nothing to compare with the truth."
-        )
     known = Truth(Path(particles.source.path).parent if truth is None else truth)
     return subject_of(known, particles, run.latents().z, run)
 
