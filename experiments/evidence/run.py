@@ -3,11 +3,11 @@
     python experiments/evidence/run.py --cryodrgn /path/to/cryodrgn --folder work
 
 At each box the set `uniform` is simulated, where it is not there (real defocus, SNR 0.1, its arm turns over
-50 maps; at box 256, 10). The three programs run in turn, one thread each, and their maps are compared with the
-mean of the true maps as often as each occurs, shell by shell, without a mask and in the loose mask (P23) of
-that mean. Of drgn it is the mean of the unfiltered half maps, as the other two do not filter: in a mask, shells
-that a filter has emptied are filled from others. cryoDRGN's map is taken times the sign of its correlation with
-the truth.
+50 maps; at box 256, 10). The three programs run in turn, one thread each, and their maps are compared with
+the mean of the true maps as often as each occurs, shell by shell, without a mask and in the loose mask
+(P23) of that mean. Of drgn it is the mean of the unfiltered half maps, as the other two do not filter: in a
+mask, shells that a filter has emptied are filled from others. cryoDRGN's map is taken times the sign of its
+correlation with the truth.
 """
 
 import argparse

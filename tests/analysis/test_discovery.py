@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from drgn.analysis import valleys
-from drgn.analysis.discovery import discover, noise_units
+from drgn.analysis.discovery import discover, noise_units, partition
 
 N = 2000
 SD = 0.15  # typical noise of a latent; that of single particles differs
@@ -161,3 +161,14 @@ def test_the_pass_is_the_lowest_point_of_the_straight_way():
     centres = np.array([[-2.0, 0], [2.0, 0]])
     lowest = valleys.passes(centres, lambda points: points[:, 0] ** 2)
     np.testing.assert_allclose(lowest, [[4, 0], [0, 4]], atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "seed"), [(300, 14), (500, 18)])
+def test_a_gap_of_one_draw_alone_is_chance(n, seed):
+    """Of few particles on an arc the whole has a gap, most resamples have none."""
+    rng = np.random.default_rng(seed)
+    z, variance = noisy(shape("arc", rng.uniform(size=n)), rng)
+    assert partition(noise_units(z, variance), 0, threshold=0.5, smallest=20).n == 2
+    states = discover(z, variance, 0, resamples=12)
+    assert len(states.centres) == np.median(states.counts) == 1
+    assert states.agreement.mean() > 0.5

@@ -112,7 +112,13 @@ def noise_units(z: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 
 def partition(
-    x: np.ndarray, seed: int, *, threshold: float, smallest: int, size: int | None = None
+    x: np.ndarray,
+    seed: int,
+    *,
+    threshold: float,
+    smallest: int,
+    size: int | None = None,
+    most: int | None = None,
 ) -> Partition:
     """Part latents into groups with valleys between them.
 
@@ -129,6 +135,9 @@ def partition(
         Groups of fewer particles are given to their neighbour.
     size
         Of the mixture; None: twice the one with the lowest Bayesian information criterion.
+    most
+        Groups beyond this number are joined too, those with the shallowest valley first; None: all that are
+        parted by valleys stay.
     """
     rng = np.random.default_rng(seed)
     sample = x if len(x) <= FITTED else x[rng.choice(len(x), FITTED, replace=False)]
@@ -153,7 +162,7 @@ def partition(
         if not between:
             break
         (a, b), worst = max(between.items(), key=lambda item: item[1].upper)
-        if worst.upper <= threshold:
+        if worst.upper <= threshold and (most is None or len(names) <= most):
             break
         group[group == b] = a
     summed = np.stack([share[:, group == name].sum(axis=1) for name in names], axis=1)
@@ -199,7 +208,7 @@ def discover(
     rng = np.random.default_rng(seed)
     with threadpool_limits(1):  # many small matrix products, which threads only slow down
         found = partition(x, seed, threshold=threshold, smallest=smallest)
-        agreement, counts = np.zeros(resamples), np.zeros(resamples, np.int64)
+        draws = []
         for i in range(resamples):
             rows = np.unique(rng.choice(len(x), min(len(x), FITTED)))
             again = partition(
@@ -209,8 +218,14 @@ def discover(
                 smallest=max(20, int(smallest * len(rows) / len(x))),
                 size=found.components,
             )
-            counts[i] = again.n
-            agreement[i] = adjusted_rand_score(found.labels[rows], again.labels)
+            draws.append((rows, again))
+        counts = np.array([again.n for _, again in draws], np.int64)
+        usual = int(np.median(counts)) if resamples else found.n
+        if usual < found.n and (counts == found.n).mean() < 0.5:  # the valley of one draw alone
+            found = partition(
+                x, seed, threshold=threshold, smallest=smallest, size=found.components, most=usual
+            )
+    agreement = np.array([adjusted_rand_score(found.labels[rows], again.labels) for rows, again in draws])
     clusters = ordered(z, found.labels)
     rank = {int(old): int(new) for old, new in zip(found.labels, clusters.labels, strict=True)}
     return States(
