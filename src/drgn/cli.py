@@ -18,6 +18,8 @@ VERBS = {
     "encode": "write the latent coordinates of a run's particles",
     "generate": "make volumes from a run, at given latent coordinates or at cluster centres",
     "analyze": "PCA, UMAP, clusters, volumes, pictures and a report of a run's latents",
+    "cluster": "part the particles by a mixture, k-means, HDBSCAN, or classes that were given",
+    "compare": "how replicates of a run, other runs or published classes agree, particle by particle",
     "traverse": "a path through the latent space: its maps, a movie and a ChimeraX script",
     "discover": "find discrete states, tell them from continuous motion, write each for refinement",
     "landscape": "cluster the maps of a run, place all particles among them by volume components",

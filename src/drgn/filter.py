@@ -3,15 +3,19 @@
     drgn filter output=kept.star clusters=[0,3,7]            # three clusters of the newest run's analysis
     drgn filter output=good.cs clusters=[4,5] invert=true    # all but two clusters
     drgn filter output=kept.pkl max_z_norm=10                # without outliers, as row indices
+    drgn filter output=kept.star max_loss_percentile=98      # without the images that are explained worst
+    drgn filter output=kept.star labels=analysis/gmm5/labels.npz clusters=[0,2]   # of drgn cluster
+    drgn filter output=both.star indices=[a.star,b.star]     # in both; with any=true in one of them
     drgn filter output=state.star split=true                 # each cluster to a file of its own
     drgn filter output=all.star max_z_norm=100 columns=true  # latents and clusters as columns
     drgn filter output=full.star clusters=[0] original=unbinned.star images=true
     drgn filter run=outputs/train/toy/2026-01-31_12-00-00 output=both.star clusters=[0,1] indices=mine.star
 
-A particle is kept when every given condition keeps it. Files are joined by what the particles are (cryoSPARC
-uid, image name, name of the original image, micrograph and position), never by row. A .star or .cs keeps all
-columns of the file that the particles came from. A name without a suffix is a folder for cryoDRGN
-(particles.star, poses.pkl, ctf.pkl); row indices count the rows of the original file from 0.
+A particle is kept when every given condition keeps it, or with any=true when one does. Files are joined by
+what the particles are (cryoSPARC uid, image name, name of the original image, micrograph and position),
+never by row. A .star or .cs keeps all columns of the file that the particles came from. A name without a
+suffix is a folder for cryoDRGN (particles.star, poses.pkl, ctf.pkl); row indices count the rows of the
+original file from 0.
 """
 
 from pathlib import Path
@@ -25,8 +29,11 @@ def filter(
     run: Path,
     clusters: list[int] | None,
     kmeans: int,
+    labels: Path | None,
     max_z_norm: float | None,
-    indices: Path | None,
+    max_loss_percentile: float | None,
+    indices: Path | list[Path] | None,
+    any: bool,
     invert: bool,
     output: Path,
     split: bool,
@@ -47,11 +54,17 @@ def filter(
         Keep the particles of these clusters.
     kmeans
         Which k-means of the analysis `clusters`, `split` and `columns` mean.
+    labels
+        A labels.npz of another partition, which they mean instead.
     max_z_norm
         Keep the particles whose latent is at most this far from the origin.
+    max_loss_percentile
+        Keep the particles whose reconstruction loss is at most this percentile of all.
     indices
         Keep the particles of this .star or .cs, or those whose rows of the original file stand in this .pkl,
-        .npy or .txt.
+        .npy or .txt; several files are as many conditions.
+    any
+        Keep what one condition keeps.
     invert
         Keep the others instead.
     output
@@ -79,7 +92,7 @@ def filter(
     Raises
     ------
     InputError
-        When no condition is given, or nothing is kept.
+        When no condition is given, a loss is asked for that is not known, or nothing is kept.
     """
     import numpy as np
 
@@ -87,37 +100,45 @@ def filter(
     from drgn.formats.particles import Particles
     from drgn.run import Run
 
-    if clusters is None and max_z_norm is None and indices is None and not split:
+    files = [] if indices is None else [indices] if isinstance(indices, Path) else indices
+    if clusters is None and max_z_norm is None and max_loss_percentile is None and not files and not split:
         raise InputError(
-            "filter needs a condition: clusters=[...], max_z_norm=..., indices=FILE or split=true."
+            "filter needs a condition: clusters=[...], max_z_norm=..., max_loss_percentile=..., indices=FILE"
+            " or split=true."
         )
     if star_version not in (None, 3.0, 3.1):
         raise InputError(f"star_version={star_version}: expected 3.1, 3.0 or null.")
     opened = Run.open(run, trust=trust)
     particles = opened.particles()
     key = particles.table["key"].to_numpy()
-    labels = None
+    label = None
     if clusters is not None or split or columns:
-        labels = selection.labels_of_analysis(opened.folder("analysis"), kmeans, key)
-    masks = [np.ones(len(particles), dtype=bool)]
+        label = selection.labels_of(opened.place("analysis"), kmeans, labels, key)
+    masks: dict[str, np.ndarray] = {}
     if clusters is not None:
-        masks.append(selection.in_clusters(labels, clusters))
-    z = None
-    if max_z_norm is not None or columns:
-        latents = opened.latents()
-        z = selection.by_key(latents.z, latents.key, key)
+        masks[f"clusters={clusters}"] = selection.in_clusters(label, clusters)
+    latents = opened.latents()
+    z = selection.by_key(latents.z, latents.key, key)
     if max_z_norm is not None:
-        masks.append(selection.within_norm(z, max_z_norm))
-    if indices is not None:
-        masks.append(np.zeros(len(particles), dtype=bool))
-        masks[-1][particles.rows_of(indices)] = True
-    rows = selection.choose(masks, invert)
-    parts = export.files(output, rows, labels if split else None)
+        masks[f"max_z_norm={max_z_norm:g}"] = selection.within_norm(z, max_z_norm)
+    if max_loss_percentile is not None:
+        loss = selection.by_key(latents.reconstruction_loss, latents.key, key)
+        masks[f"max_loss_percentile={max_loss_percentile:g}"] = selection.within_loss(
+            loss, max_loss_percentile
+        )
+    for file in files:
+        masks[f"indices={file}"] = np.zeros(len(particles), dtype=bool)
+        masks[f"indices={file}"][particles.rows_of(file)] = True
+    for name, mask in masks.items() if len(masks) > 1 else ():
+        print(f"{name} keeps {mask.sum():,} of {len(mask):,} particles")
+    everything = [np.ones(len(particles), dtype=bool)]
+    rows = selection.choose(list(masks.values()) or everything, invert, any)
+    parts = export.files(output, rows, label if split else None)
     export.export(
         particles,
         parts,
         star_version={None: None, 3.0: "3.0", 3.1: "3.1"}[star_version],
-        extra=export.columns(z, labels) if columns else None,
+        extra=export.columns(z, label) if columns else None,
         original=None if original is None else Particles.from_file(original, datadir=original_datadir),
         images=images,
     )

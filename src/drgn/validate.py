@@ -29,6 +29,7 @@ def validate(
     run: Path,
     clusters: list[int] | None,
     kmeans: int,
+    labels: Path | None,
     indices: Path | None,
     z: list | None,
     z_file: Path | None,
@@ -49,6 +50,8 @@ def validate(
         Clusters of the analysis, each a state; None, and none of the next three: all.
     kmeans
         Which k-means of the analysis.
+    labels
+        A labels.npz of another partition, which `clusters` means instead.
     indices
         A .star or .cs of particles, or a .pkl, .npy or .txt of rows of the original file: one state.
     z
@@ -104,6 +107,7 @@ def validate(
         dataset.group.numpy(),
         clusters=clusters,
         kmeans=kmeans,
+        labels=labels,
         indices=indices,
         z=z,
         z_file=z_file,

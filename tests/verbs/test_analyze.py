@@ -84,8 +84,6 @@ def test_a_run_without_a_latent(make_run, capsys):
     assert "all particles were reconstructed as one structure" in text
     assert len(list((run / "analysis").rglob("*.mrc"))) == 1
     assert "One map" in capsys.readouterr().out
-    with pytest.raises(InputError, match="no latent"):
-        score(**{**compose("score"), "run": run})
 
 
 def test_what_the_images_of_each_cluster_support(train_tiny, tmp_path, capsys):

@@ -78,3 +78,28 @@ def test_mistakes_are_one_sentence(finished, labels, tmp_path, options, sentence
 def test_a_wrong_suffix(finished, labels, tmp_path):
     with pytest.raises(InputError, match=r"\.star, \.cs, \.pkl, \.npy or \.txt"):
         make(finished, tmp_path / "kept.csv", clusters=[0])
+
+
+def test_several_files_intersect_or_unite(finished, labels, tmp_path, capsys):
+    np.save(tmp_path / "a.npy", np.arange(0, 60))
+    np.save(tmp_path / "b.npy", np.arange(40, 100))
+    both = {"indices": [tmp_path / "a.npy", tmp_path / "b.npy"]}
+    assert make(finished, tmp_path / "and.npy", **both) == 20
+    assert f"indices={tmp_path / 'a.npy'} keeps 60 of 120 particles" in capsys.readouterr().out
+    make(finished, tmp_path / "or.npy", **both, any=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "or.npy"), np.arange(100))
+    make(finished, tmp_path / "rest.npy", **both, any=True, invert=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "rest.npy"), np.arange(100, 120))
+
+
+def test_images_that_are_explained_worst_are_left_out(make_run, tmp_path):
+    run = make_run(2)
+    loss = np.random.default_rng(0).permutation(120).astype(np.float32)
+    np.savez(run / "latents.npz", **{**np.load(run / "latents.npz"), "reconstruction_loss": loss})
+    assert make(run, tmp_path / "kept.npy", max_loss_percentile=90) == 108
+    np.testing.assert_array_equal(np.load(tmp_path / "kept.npy"), np.flatnonzero(loss < 107.5))
+    with pytest.raises(InputError, match="max_loss_percentile=0: expected a number above 0"):
+        make(run, tmp_path / "kept.npy", max_loss_percentile=0)
+    np.savez(run / "latents.npz", **{**np.load(run / "latents.npz"), "reconstruction_loss": loss * np.nan})
+    with pytest.raises(InputError, match="does not say how well each image is explained"):
+        make(run, tmp_path / "kept.npy", max_loss_percentile=90)

@@ -13,6 +13,8 @@ from drgn.errors import InputError
 MAX_COMPONENTS = 8  # largest mixture tried when its size is chosen
 _DRAWS = 64  # of each particle's posterior
 _CHUNK = 1 << 16  # particles at a time
+MOST_HELD_OUT = 20  # largest mixture tried on held-out particles
+_PATIENCE = 3  # sizes without a gain after which no larger one is tried
 FITTED = 10_000  # most particles that a mixture is fitted to; the others are then assigned
 
 
@@ -23,7 +25,7 @@ class Clusters:
     Attributes
     ----------
     labels
-        (N,) int64, the cluster of each particle, 0 to k - 1.
+        (N,) int64, the cluster of each particle, 0 to k - 1; -1 in none.
     on_data_rows
         (k,) int64, the row of the member nearest (Euclidean) to each cluster's mean. A volume is made there,
         not at the mean, because the mean may lie where no particle is.
@@ -38,7 +40,7 @@ class Clusters:
     @property
     def sizes(self) -> np.ndarray:
         """(k,) number of particles in each cluster."""
-        return np.bincount(self.labels, minlength=len(self.on_data_rows))
+        return np.bincount(self.labels[self.labels >= 0], minlength=len(self.on_data_rows))
 
 
 def kmeans(z: np.ndarray, k: int, seed: int) -> Clusters:
@@ -84,14 +86,88 @@ def gaussian_mixture(z: np.ndarray, seed: int, n: int | None = None) -> Clusters
     seed
         The same seed gives the same components.
     n
-        Number of components; None takes the one of 1 to 8 with the lowest Bayesian information criterion.
+        Number of components; None: see `held_out_components`.
 
     Raises
     ------
     InputError
         When there are too few particles for so many components.
     """
-    return ordered(z, responsibilities(z, seed, [n] if n else None).argmax(axis=1))
+    n = held_out_components(z, seed) if n is None else n
+    return ordered(z, responsibilities(z, seed, [n]).argmax(axis=1))
+
+
+def held_out_components(z: np.ndarray, seed: int, most: int = MOST_HELD_OUT) -> int:
+    """Smallest mixture whose likelihood of particles that it was not fitted to is that of the best.
+
+    Mixtures of 1, 2, ... Gaussians are fitted to four fifths of the particles (at most 10,000) until three in
+    a row are no better than the best; taken is the smallest within one standard error of the best.
+
+    Parameters
+    ----------
+    z
+        (N, Z) latents, Z >= 1.
+    seed
+        Of the draw and of the fits.
+    most
+        Largest size tried.
+    """
+    white = _whiten(z)
+    rows = np.random.default_rng(seed).permutation(len(white))[: FITTED * 5 // 4]
+    held, fitted = np.split(white[rows], [len(rows) // 5])
+    logs: list[np.ndarray] = []
+    for n in range(1, most + 1):
+        if logs and n * (white.shape[1] + 2) > len(fitted):
+            break
+        logs.append(_mixture(fitted, n, seed, starts=3).score_samples(held))
+        best = int(np.argmax([log.mean() for log in logs]))
+        if len(logs) - 1 - best >= _PATIENCE:
+            break
+    worse = [logs[best] - log for log in logs]
+    near = [d.mean() <= d.std() / np.sqrt(len(d)) for d in worse]
+    return near.index(True) + 1
+
+
+def hdbscan(z: np.ndarray, smallest: int, seed: int) -> Clusters:
+    """Groups of any shape with fewer particles between them (HDBSCAN); what is in none is an outlier.
+
+    Above 10,000 particles a draw of them is clustered, and every other particle is given what its nearest
+    neighbour in the draw has.
+
+    Parameters
+    ----------
+    z
+        (N, Z) latents, Z >= 1.
+    smallest
+        Particles of the smallest group.
+    seed
+        Of the draw.
+
+    Raises
+    ------
+    InputError
+        When there is no group of so many particles, or the number is out of range.
+    """
+    from scipy.spatial import cKDTree
+    from sklearn.cluster import HDBSCAN
+
+    white = _whiten(z)
+    if not 2 <= smallest <= len(z):
+        raise InputError(f"smallest={smallest}: expected 2 to the number of particles, {len(z)}.")
+    rows = np.arange(len(white))
+    if len(white) > FITTED:
+        rows = np.random.default_rng(seed).choice(len(white), FITTED, replace=False)
+    share = len(rows) / len(white)
+    model = HDBSCAN(min_cluster_size=max(5, round(share * smallest)), copy=True)
+    labels = model.fit_predict(white[rows])
+    if (labels < 0).all():
+        raise InputError(
+            f"smallest={smallest}: HDBSCAN finds no groups of so many particles; ask for smaller ones, or"
+            " take by=gmm"
+        )
+    if len(rows) < len(white):
+        labels = labels[cKDTree(white[rows]).query(white)[1]]
+    return ordered(z, labels)
 
 
 def responsibilities(z: np.ndarray, seed: int, sizes: Sequence[int] | None) -> np.ndarray:
@@ -194,15 +270,18 @@ def ordered(z: np.ndarray, labels: np.ndarray) -> Clusters:
     z
         (N, Z) latents.
     labels
-        (N,) cluster of each particle; any values.
+        (N,) cluster of each particle; any whole numbers, below 0: in none.
     """
-    rows = on_data_mean(z, labels)
+    inside = np.flatnonzero(labels >= 0)
+    rows = inside[on_data_mean(z[inside], labels[inside])]
     order = _leaf_order(np.asarray(z[rows], np.float64))
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
-    _, dense = np.unique(labels, return_inverse=True)  # a mixture may leave a component without members
+    _, dense = np.unique(labels[inside], return_inverse=True)  # a mixture may leave a component empty
     rows = rows[order]
-    return Clusters(rank[dense], rows, np.asarray(z[rows], np.float32))
+    numbers = np.full(len(labels), -1, np.int64)
+    numbers[inside] = rank[dense]
+    return Clusters(numbers, rows, np.asarray(z[rows], np.float32))
 
 
 def _leaf_order(centres: np.ndarray) -> np.ndarray:
@@ -224,14 +303,14 @@ def _whiten(z: np.ndarray) -> np.ndarray:
     return axes.coordinates[:, used] / scale[used] if used.any() else np.zeros((len(z), 1))
 
 
-def _mixture(white: np.ndarray, n: int, seed: int):  # noqa: ANN202  (sklearn is imported inside)
+def _mixture(white: np.ndarray, n: int, seed: int, starts: int = 8):  # noqa: ANN202  (sklearn is imported inside)
     """Return the most likely of the fits from both kinds of start."""
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits
 
     fits = [
         GaussianMixture(
-            n, covariance_type="full", n_init=8, max_iter=500, init_params=start, random_state=seed
+            n, covariance_type="full", n_init=starts, max_iter=500, init_params=start, random_state=seed
         )
         for start in ("kmeans", "random_from_data")
     ]

@@ -45,7 +45,11 @@ def label_colours(k: int) -> np.ndarray:
 
 
 def latent_map(
-    coordinates: np.ndarray, axes: tuple[str, str], path: Path, clusters: Clusters | None = None
+    coordinates: np.ndarray,
+    axes: tuple[str, str],
+    path: Path,
+    clusters: Clusters | None = None,
+    title: str = "k-means clusters",
 ) -> Path:
     """Where the particles are in two coordinates: their density, and beside it the clusters by colour.
 
@@ -58,7 +62,10 @@ def latent_map(
     path
         The PNG to write.
     clusters
-        When given, a second panel with the particles coloured by cluster and each on-data centre numbered.
+        When given, a second panel with the particles coloured by cluster (grey in none) and each on-data
+        centre numbered.
+    title
+        Of that panel.
     """
     from matplotlib.ticker import LogFormatter
 
@@ -71,8 +78,8 @@ def latent_map(
     panels[0].set_title("Density of particles")
     if clusters:
         colours = label_colours(len(clusters.centres))
-        _scatter(panels[1], coordinates, colours[clusters.labels])
-        panels[1].set_title("k-means clusters")
+        _scatter(panels[1], coordinates, np.vstack([colours, [[0.75] * 3]])[clusters.labels])
+        panels[1].set_title(title)
     for panel in panels:
         _dress(panel, *axes)
     if clusters:
@@ -282,6 +289,30 @@ def fsc_curve(curves: Mapping[str, np.ndarray], pixel_size_A: float, path: Path)
     panel.set_xticks(ticks, [f"1/{1 / tick:.1f}" for tick in ticks])
     panel.legend(frameon=False, loc="upper right")
     _dress(panel, "spatial frequency (1/Å)", "Fourier shell correlation")
+    return save(figure, path)
+
+
+def confusion_matrix(
+    counts: np.ndarray, classes: Sequence[str], axes: tuple[str, str], title: str, path: Path
+) -> Path:
+    """Counts (R, C) of particles by two partitions, shaded by the share of each row, whose names are given.
+
+    Parameters
+    ----------
+    axes
+        What the columns and the rows are.
+    """
+    share = counts / counts.sum(axis=1, keepdims=True).clip(1)
+    figure = _figure(1.6 + 0.7 * counts.shape[1], 1.6 + 0.6 * counts.shape[0])
+    panel = figure.subplots()
+    panel.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), count in np.ndenumerate(counts) if counts.size <= 400 else ():
+        shade = "white" if share[i, j] > 0.6 else INK
+        panel.text(j, i, f"{count:,}", ha="center", va="center", color=shade, size=8)
+    panel.set_yticks(range(len(classes)), [str(name) for name in classes])
+    panel.set_xticks(range(counts.shape[1]))
+    panel.set_title(title)
+    _dress(panel, *axes)
     return save(figure, path)
 
 

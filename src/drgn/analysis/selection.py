@@ -14,6 +14,7 @@ from drgn.formats.atomic import replacing
 
 if TYPE_CHECKING:
     from drgn.analysis.clusters import Clusters
+    from drgn.formats.particles import Particles
 
 LABELS = "labels.npz"  # inside kmeansK/ of an analysis
 EMBEDDING = "embedding.npz"  # of an analysis
@@ -69,6 +70,11 @@ def read_labels(path: Path, key: np.ndarray) -> np.ndarray:
     return _read_keyed(path, "label", key, "run drgn analyze again")
 
 
+def read_partition(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (N,) and labels (N,) of all particles in a file of labels, see `read_labels`."""
+    return _read_arrays(path, "label")
+
+
 def read_weights(path: Path, key: np.ndarray) -> np.ndarray:
     """Weight (N,) of each particle `key` (N,), from a .npz with the arrays `key` and `weight`.
 
@@ -89,15 +95,7 @@ def read_weights(path: Path, key: np.ndarray) -> np.ndarray:
 
 def _read_keyed(path: Path, name: str, key: np.ndarray, remedy: str) -> np.ndarray:
     """Values of the particles `key` in a .npz with the arrays `key` and `name`."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file.")
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            known, values = file["key"], file[name]
-    except (ValueError, OSError, KeyError, EOFError, BadZipFile):
-        raise InputError(
-            f"{path} is not a file of {name}s; expected a .npz with the arrays key and {name}."
-        ) from None
+    known, values = _read_arrays(path, name)
     at, found = _find(known, key)
     if not found.all():
         raise InputError(
@@ -105,6 +103,19 @@ def _read_keyed(path: Path, name: str, key: np.ndarray, remedy: str) -> np.ndarr
             f"belongs to other particles: {remedy}."
         )
     return values[at]
+
+
+def _read_arrays(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays `key` and `name` of a .npz."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file.")
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return file["key"], file[name]
+    except (ValueError, OSError, KeyError, EOFError, BadZipFile):
+        raise InputError(
+            f"{path} is not a file of {name}s; expected a .npz with the arrays key and {name}."
+        ) from None
 
 
 def by_key(values: np.ndarray, key: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -122,6 +133,11 @@ def by_key(values: np.ndarray, key: np.ndarray, wanted: np.ndarray) -> np.ndarra
             "drgn encode again."
         )
     return values[at]
+
+
+def labels_of(folder: Path, k: int, labels: Path | None, key: np.ndarray) -> np.ndarray:
+    """Cluster of each particle: of a file of labels where one is given, else as `labels_of_analysis`."""
+    return labels_of_analysis(folder, k, key) if labels is None else read_labels(labels, key)
 
 
 def labels_of_analysis(folder: Path, k: int, key: np.ndarray) -> np.ndarray:
@@ -149,6 +165,24 @@ def labels_of_analysis(folder: Path, k: int, key: np.ndarray) -> np.ndarray:
             f"{folder} has no k-means with {k} clusters ({have}); run drgn analyze kmeans={k} first."
         )
     return read_labels(path, key)
+
+
+def column_of(particles: Particles, name: str) -> np.ndarray:
+    """Values (N,) of a column of the particle table, or of the file that it came from (rlnClassNumber).
+
+    Raises
+    ------
+    InputError
+        When neither has such a column of single values.
+    """
+    if name in particles.table:
+        return particles.table[name].to_numpy()
+    rows = particles.with_rows().source.rows
+    names = list(rows.columns) if hasattr(rows, "columns") else list(getattr(rows, "dtype", None).names or ())
+    if name not in names or np.ndim(rows[name]) != 1:
+        there = ", ".join([*map(str, names), *particles.table.columns])
+        raise InputError(f"{particles.source.path} has no column {name} of single values; there are {there}.")
+    return np.asarray(rows[name])
 
 
 def umap_of_analysis(folder: Path, key: np.ndarray) -> np.ndarray | None:
@@ -185,15 +219,30 @@ def within_norm(z: np.ndarray, max_z_norm: float) -> np.ndarray:
     return np.linalg.norm(z, axis=1) <= max_z_norm
 
 
-def choose(masks: Sequence[np.ndarray], invert: bool) -> np.ndarray:
-    """Rows of the particles that every mask keeps, or of all others.
+def within_loss(loss: np.ndarray, percentile: float) -> np.ndarray:
+    """Mask (N,) of the particles whose loss (N,) is at most this percentile of all.
+
+    Raises
+    ------
+    InputError
+        When the percentile is none, or the losses are not known.
+    """
+    if not 0 < percentile <= 100:
+        raise InputError(f"max_loss_percentile={percentile:g}: expected a number above 0 and up to 100.")
+    if not np.isfinite(loss).all():
+        raise InputError("max_loss_percentile: this run does not say how well each image is explained.")
+    return loss <= np.percentile(loss, percentile)
+
+
+def choose(masks: Sequence[np.ndarray], invert: bool, any_of: bool = False) -> np.ndarray:
+    """Rows of the particles that every mask keeps (or any of them does), or of all others.
 
     Raises
     ------
     InputError
         When nothing is left.
     """
-    kept = np.logical_and.reduce(masks)
+    kept = (np.logical_or if any_of else np.logical_and).reduce(masks)
     rows = np.flatnonzero(~kept if invert else kept)
     if not len(rows):
         raise InputError(f"The selection keeps none of the {len(kept)} particles; ask for less.")

@@ -14,7 +14,7 @@ import numpy as np
 
 from drgn.analysis import points
 from drgn.analysis.clusters import on_data_mean
-from drgn.analysis.selection import by_key, in_clusters, labels_of_analysis
+from drgn.analysis.selection import by_key, in_clusters, labels_of
 from drgn.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def choose(
     *,
     clusters: list[int] | None,
     kmeans: int,
+    labels: Path | None,
     indices: Path | None,
     z: list[Any] | None,
     z_file: Path | None,
@@ -69,7 +70,7 @@ def choose(
         The run and its table.
     group
         (N,) physical particle of each image.
-    clusters, kmeans, indices, z, z_file, n_effective
+    clusters, kmeans, labels, indices, z, z_file, n_effective
         As of the verb validate; at most one of clusters, indices, z and z_file.
 
     Raises
@@ -83,8 +84,9 @@ def choose(
     if indices is not None:
         return [of_rows(latent, particles.rows_of(indices), indices.name)], "selection"
     if z is None and z_file is None:
-        labels = labels_of_analysis(run.path / "analysis", kmeans, key)
-        return of_clusters(latent, labels, clusters), f"kmeans{kmeans}"
+        label = labels_of(run.path / "analysis", kmeans, labels, key)
+        name = f"kmeans{kmeans}" if labels is None else labels.parent.name
+        return of_clusters(latent, label, clusters), name
     at = points.from_list(z, run.zdim) if z is not None else points.from_file(z_file, run.zdim)
     n_particles = len(np.unique(group))
     wanted = min(2000, n_particles / 10) if n_effective is None else n_effective
@@ -109,7 +111,7 @@ def of_clusters(z: np.ndarray, labels: np.ndarray, clusters: Sequence[int] | Non
     InputError
         There is no such cluster, or none is named.
     """
-    chosen = np.unique(labels).tolist() if clusters is None else list(clusters)
+    chosen = np.unique(labels[labels >= 0]).tolist() if clusters is None else list(clusters)
     if not chosen:
         raise InputError("clusters=[] names none; give at least one, or leave it out for all of them.")
     in_clusters(labels, chosen)  # says which are not there

@@ -88,26 +88,6 @@ def against_truth(columns: Mapping[str, tuple[np.ndarray, np.ndarray]], label: s
     return save(figure, path)
 
 
-def confusion_matrix(counts: np.ndarray, classes: np.ndarray, title: str, path: Path) -> Path:
-    """Shares of each true class in the found ones; (T, F) counts from `latents.confusion`."""
-    share = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    figure = _figure(1.6 + 0.7 * counts.shape[1], 1.6 + 0.6 * counts.shape[0])
-    panel = figure.subplots()
-    panel.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    if counts.size <= 400:
-        for i, row in enumerate(counts):
-            for j, count in enumerate(row):
-                dark = share[i, j] > 0.6
-                panel.text(
-                    j, i, f"{count:,}", ha="center", va="center", color="white" if dark else INK, size=8
-                )
-    panel.set_yticks(range(len(classes)), [str(name) for name in classes])
-    panel.set_xticks(range(counts.shape[1]))
-    panel.set_title(title)
-    _dress(panel, "found class, best matched", "true class")
-    return save(figure, path)
-
-
 def pose_errors(rotation_deg: np.ndarray, shift_A: np.ndarray, path: Path) -> Path:
     """Histograms of the errors of poses (N,) after alignment; the tail beyond 99.5 % is left out."""
     figure = _figure(8.4, 3.4)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from drgn.analysis import metrics
+from drgn.analysis.plots import confusion_matrix
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
 from drgn.formats.particles import Particles
@@ -66,7 +67,8 @@ def class_scores(name: str, labels: np.ndarray, truth: np.ndarray, folder: Path,
     counts, classes, accuracy = latents.confusion(labels, truth)
     scores[f"{prefix}accuracy_{name}"] = accuracy
     title = f"{name}: ARI {scores[f'{prefix}ari_{name}']:.3f}"
-    plots.confusion_matrix(counts, classes, title, folder / f"{prefix}confusion_{name}.png")
+    axes = "found class, best matched", "true class"
+    confusion_matrix(counts, classes, axes, title, folder / f"{prefix}confusion_{name}.png")
     frame = pd.DataFrame(counts, columns=[f"found_{i}" for i in range(counts.shape[1])])
     frame.insert(0, "true_class", classes)
     write_table(frame, folder / f"{prefix}confusion_{name}.csv")
