@@ -3,6 +3,7 @@
     drgn analyze                                             # the newest run
     drgn analyze run=outputs/train/toy/2026-01-31_12-00-00 kmeans=10
     drgn analyze umap=false volumes=false                    # the quick look: no UMAP, no volumes
+    drgn analyze colour=[micrograph,rlnClassNumber]          # the latent space coloured by columns
     drgn analyze evidence=false                              # without maps of each cluster's images alone
     drgn analyze run=my_cryodrgn_run                         # the latents of a cryoDRGN run, without volumes
 
@@ -31,6 +32,7 @@ def analyze(
     kmeans: int,
     pcs: int,
     umap: bool,
+    colour: list[str],
     volumes: bool,
     evidence: bool,
     seed: int,
@@ -49,6 +51,8 @@ def analyze(
         Number of principal components along which volumes are made.
     umap
         Make a UMAP.
+    colour
+        What the latent space is coloured by, see `analysis.colours.columns`.
     volumes
         Make volumes and their pictures.
     evidence
@@ -82,7 +86,7 @@ def analyze(
         found = study.homogeneous(opened, folder)
     else:
         found = study.heterogeneous(
-            opened, folder, kmeans=kmeans, pcs=pcs, umap=umap, volumes=volumes, seed=seed
+            opened, folder, kmeans=kmeans, pcs=pcs, umap=umap, colour=colour, volumes=volumes, seed=seed
         )
         if evidence and volumes:
             _add_evidence(found, opened, folder, kmeans, seed)

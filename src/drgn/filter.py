@@ -31,6 +31,7 @@ def filter(
     kmeans: int,
     labels: Path | None,
     max_z_norm: float | None,
+    z_between: list[float] | None,
     max_loss_percentile: float | None,
     indices: Path | list[Path] | None,
     any: bool,
@@ -58,6 +59,8 @@ def filter(
         A labels.npz of another partition, which they mean instead.
     max_z_norm
         Keep the particles whose latent is at most this far from the origin.
+    z_between
+        Keep the particles whose latent, of one dimension, is in this range.
     max_loss_percentile
         Keep the particles whose reconstruction loss is at most this percentile of all.
     indices
@@ -92,7 +95,7 @@ def filter(
     Raises
     ------
     InputError
-        When no condition is given, a loss is asked for that is not known, or nothing is kept.
+        When no condition is given, a range does not fit the latent, a loss is asked for that is not known, or nothing is kept.
     """
     import numpy as np
 
@@ -101,10 +104,11 @@ def filter(
     from drgn.run import Run
 
     files = [] if indices is None else [indices] if isinstance(indices, Path) else indices
-    if clusters is None and max_z_norm is None and max_loss_percentile is None and not files and not split:
+    ways = (clusters, max_z_norm, z_between, max_loss_percentile)
+    if all(way is None for way in ways) and not files and not split:
         raise InputError(
-            "filter needs a condition: clusters=[...], max_z_norm=..., max_loss_percentile=..., indices=FILE"
-            " or split=true."
+            "filter needs a condition: clusters=[...], max_z_norm=..., z_between=[...], max_loss_percentile=...,"
+            " indices=FILE or split=true."
         )
     if star_version not in (None, 3.0, 3.1):
         raise InputError(f"star_version={star_version}: expected 3.1, 3.0 or null.")
@@ -121,6 +125,8 @@ def filter(
     z = selection.by_key(latents.z, latents.key, key)
     if max_z_norm is not None:
         masks[f"max_z_norm={max_z_norm:g}"] = selection.within_norm(z, max_z_norm)
+    if z_between is not None:
+        masks[f"z_between={z_between}"] = selection.within_range(z, z_between)
     if max_loss_percentile is not None:
         loss = selection.by_key(latents.reconstruction_loss, latents.key, key)
         masks[f"max_loss_percentile={max_loss_percentile:g}"] = selection.within_loss(

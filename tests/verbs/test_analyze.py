@@ -56,6 +56,19 @@ def test_the_report_stands_alone(report):
         assert title in text
 
 
+def test_the_latent_is_coloured_by_columns(finished, report, make_run):
+    assert "Latent space: what else is known" in report.read_text()
+    assert (finished / "analysis" / "colours_1.png").stat().st_size > 5_000
+    names = ["rlnDefocusU", "micrograph", "z_norm", "psi_deg"]
+    folder = finished / "coloured"
+    make(finished, umap=False, volumes=False, colour=names, output=folder)
+    assert {path.name for path in folder.glob("colours_*")} == {"colours_1.png", "colours_2.png"}
+    make(make_run(1), volumes=False, colour=["defocus_u_A"], output=folder / "one")
+    assert (folder / "one" / "colours_1.png").is_file()
+    with pytest.raises(InputError, match="has no column rlnNothing"):
+        make(finished, umap=False, volumes=False, colour=["rlnNothing"], output=folder)
+
+
 def test_the_findings_are_printed(finished, report, capsys):
     make(finished, umap=False, volumes=False, output=finished / "quick")
     printed = capsys.readouterr().out

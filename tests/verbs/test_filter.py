@@ -103,3 +103,14 @@ def test_images_that_are_explained_worst_are_left_out(make_run, tmp_path):
     np.savez(run / "latents.npz", **{**np.load(run / "latents.npz"), "reconstruction_loss": loss * np.nan})
     with pytest.raises(InputError, match="does not say how well each image is explained"):
         make(run, tmp_path / "kept.npy", max_loss_percentile=90)
+
+
+def test_a_range_of_a_one_dimensional_latent(make_run, finished, tmp_path):
+    run = make_run(1)
+    z = Run.open(run).latents().z[:, 0]
+    low, high = np.percentile(z, [20, 70]).tolist()
+    assert make(run, tmp_path / "kept.npy", z_between=[low, high]) == ((z >= low) & (z <= high)).sum()
+    with pytest.raises(InputError, match="expected two numbers, the lower one first"):
+        make(run, tmp_path / "kept.npy", z_between=[2.0, 1.0])
+    with pytest.raises(InputError, match="for a latent of one dimension, and this one has 3"):
+        make(finished, tmp_path / "kept.npy", z_between=[1.0, 2.0])

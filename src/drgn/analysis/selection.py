@@ -219,6 +219,24 @@ def within_norm(z: np.ndarray, max_z_norm: float) -> np.ndarray:
     return np.linalg.norm(z, axis=1) <= max_z_norm
 
 
+def within_range(z: np.ndarray, between: Sequence[float]) -> np.ndarray:
+    """Mask (N,) of the particles whose latent (N, 1) is in a range [low, high], ends included.
+
+    Raises
+    ------
+    InputError
+        When the latent has more dimensions, or the range is none.
+    """
+    if z.shape[1] != 1:
+        raise InputError(
+            f"z_between is for a latent of one dimension, and this one has {z.shape[1]}; use max_z_norm, clusters"
+            " or indices."
+        )
+    if len(between) != 2 or not between[0] < between[1]:
+        raise InputError(f"z_between={list(between)}: expected two numbers, the lower one first.")
+    return (z[:, 0] >= between[0]) & (z[:, 0] <= between[1])
+
+
 def within_loss(loss: np.ndarray, percentile: float) -> np.ndarray:
     """Mask (N,) of the particles whose loss (N,) is at most this percentile of all.
 

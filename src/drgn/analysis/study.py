@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drgn.analysis import clusters as clustering
-from drgn.analysis import embedding, half_maps, metrics, movies, sections
+from drgn.analysis import colours, embedding, half_maps, metrics, movies, sections
 from drgn.analysis.report import Section
 from drgn.analysis.selection import EMBEDDING, LABELS, write_labels
 from drgn.analysis.volumes import write_volumes
@@ -45,7 +46,15 @@ def homogeneous(run: Run, folder: Path) -> Study:
 
 
 def heterogeneous(
-    run: Run, folder: Path, *, kmeans: int, pcs: int, umap: bool, volumes: bool, seed: int
+    run: Run,
+    folder: Path,
+    *,
+    kmeans: int,
+    pcs: int,
+    umap: bool,
+    colour: Sequence[str],
+    volumes: bool,
+    seed: int,
 ) -> Study:
     """Study a run with a latent.
 
@@ -61,6 +70,8 @@ def heterogeneous(
         Number of principal components along which volumes are made; a latent has at most zdim.
     umap
         Make a UMAP.
+    colour
+        What the latent space is coloured by, see `colours.columns`.
     volumes
         Make volumes and their pictures.
     seed
@@ -73,8 +84,8 @@ def heterogeneous(
     clusters = clustering.kmeans(z, kmeans, seed)
     flat = embedding.umap(z, seed) if umap and z.shape[1] > 1 else None
     cluster_folder = _made(folder / f"kmeans{kmeans}")
-    known = np.isfinite(latents.logvar).all()  # some programs do not keep it
-    shares = clustering.membership(z, latents.logvar, clusters.labels, seed) if known else None
+    certain = np.isfinite(latents.logvar).all()  # some programs do not keep it
+    shares = clustering.membership(z, latents.logvar, clusters.labels, seed) if certain else None
     write_labels(cluster_folder / LABELS, latents.key, clusters, shares)
     _write_embedding(folder / EMBEDDING, latents.key, pca, flat)
 
@@ -85,6 +96,11 @@ def heterogeneous(
         study.sections.append(sections.latent_pca(pca, clusters, folder))
     if flat is not None:
         study.sections.append(sections.latent_umap(flat, clusters, folder))
+    if known := colours.columns(run.particles(), latents, colour):
+        shown, axes = pca.coordinates[:, :2], ("PC1", "PC2")
+        if flat is not None and not flat.is_latent:
+            shown, axes = flat.coordinates, ("UMAP 1", "UMAP 2")
+        study.sections.append(colours.section(z, shown, axes, known, folder))
 
     truth = run.truth()
     scores = (
