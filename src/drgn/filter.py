@@ -95,7 +95,8 @@ def filter(
     Raises
     ------
     InputError
-        When no condition is given, a range does not fit the latent, a loss is asked for that is not known, or nothing is kept.
+        When no condition is given, a range does not fit the latent, a loss is asked for that is not known, or
+        nothing is kept.
     """
     import numpy as np
 
@@ -107,8 +108,8 @@ def filter(
     ways = (clusters, max_z_norm, z_between, max_loss_percentile)
     if all(way is None for way in ways) and not files and not split:
         raise InputError(
-            "filter needs a condition: clusters=[...], max_z_norm=..., z_between=[...], max_loss_percentile=...,"
-            " indices=FILE or split=true."
+            "filter needs a condition: clusters=[...], max_z_norm=..., z_between=[...],"
+            " max_loss_percentile=..., indices=FILE or split=true."
         )
     if star_version not in (None, 3.0, 3.1):
         raise InputError(f"star_version={star_version}: expected 3.1, 3.0 or null.")

@@ -229,8 +229,8 @@ def within_range(z: np.ndarray, between: Sequence[float]) -> np.ndarray:
     """
     if z.shape[1] != 1:
         raise InputError(
-            f"z_between is for a latent of one dimension, and this one has {z.shape[1]}; use max_z_norm, clusters"
-            " or indices."
+            f"z_between is for a latent of one dimension, and this one has {z.shape[1]}; use max_z_norm,"
+            " clusters or indices."
         )
     if len(between) != 2 or not between[0] < between[1]:
         raise InputError(f"z_between={list(between)}: expected two numbers, the lower one first.")
