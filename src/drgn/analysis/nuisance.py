@@ -22,7 +22,7 @@ NEIGHBOURS = 50  # whose latents are averaged
 PERMUTATIONS = 100
 _COMPONENTS = 16  # of z, most
 _LEAST_VARIANCE = 0.01  # of a component that is looked at, in that of z
-_SIGMAS = 5.0  # above the mean of the permutations
+_SIGMAS = 4.0  # above the mean of the permutations
 SLIGHT = 0.02  # share below which a dependence changes no map
 
 Mean = Callable[[NDArray[np.float64]], NDArray[np.float64]]
