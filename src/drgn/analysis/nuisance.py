@@ -1,8 +1,8 @@
 """Whether the latent follows what it should not: how an image was taken instead of what it shows.
 
-A latent of the conformation alone has the same mean wherever the particle was looked at from, at any defocus and
-on any micrograph: that holds of the posterior means of a perfect model too, however noisy the images are, while
-their spread does change with the noise and is no sign of anything. So the means are audited: the share of
+A latent of the conformation alone has the same mean wherever the particle was looked at from, at any
+defocus and on any micrograph: that holds of the posterior means of a perfect model too, however noisy the
+images are, while their spread does change with the noise and is no sign of anything. So the means are audited: the share of
 their variance that a nuisance variable explains, V(E[z | c]) / V(z), by leave-one-out regression, beside what
 chance explains when the variable is given to the wrong particles.
 """
@@ -72,16 +72,16 @@ class Dependence:
 def audit(z: np.ndarray, variables: Mapping[str, np.ndarray], seed: int) -> list[Dependence]:
     """Measure how the mean of z depends on each variable.
 
-    At most 5,000 particles are looked at, so that the time does not grow with their number; of a category those
-    of whole categories, drawn at random.
+    At most 5,000 particles are looked at, so that the time does not grow with their number; of a category
+    those of whole categories, drawn at random.
 
     Parameters
     ----------
     z
         (N, Z) latents of different particles, Z >= 1.
     variables
-        Name to (N, d) numbers, in which near means alike (an angle as a unit vector), or to (N,) whole numbers,
-        categories. Rows that are not finite are left out; a variable that does not vary is not in the result.
+        Name to (N, d) numbers, in which near means alike (an angle as a unit vector), or to (N,) whole
+        numbers, categories. Rows that are not finite are left out; a variable that does not vary is not in the result.
     seed
         Of the rows and permutations.
     """

@@ -1,4 +1,4 @@
-"""The nuisance audit of a run: what is known of how its images were taken, a table, a picture, and plain words."""
+"""The nuisance audit of a run: what is known of how its images were taken, a table, a picture, and words."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _BATCH = 100
 WORDS = {
     "view": (
         "the viewing direction",
-        "some states may be seen from some sides only, or the poses may follow the state: look at the views of "
-        "each cluster, refine the poses again within one cluster, and train with nuisance=independent",
+        "some states may be seen from some sides only, or the poses may follow the state: look at the views "
+        "of each cluster, refine the poses again within one cluster, and train with nuisance=independent",
     ),
     "angle": (
         "the in-plane angle",
@@ -39,23 +39,23 @@ WORDS = {
     ),
     "defocus": (
         "the defocus",
-        "refine the defocus of each particle, look at the amplitude contrast and the B-factor in the file, and "
-        "train with nuisance=independent",
+        "refine the defocus of each particle, look at the amplitude contrast and the B-factor in the file, "
+        "and train with nuisance=independent",
     ),
     "shift": (
         "the shift",
-        "centre the particles again and extract them anew, in a larger box if they are cut off; or train with "
-        "nuisance=independent",
+        "centre the particles again and extract them anew, in a larger box if they are cut off; or train "
+        "with nuisance=independent",
     ),
     "micrograph": (
         "the micrograph",
-        "look at ice, magnification and scale of the micrographs that differ, and leave bad ones out with drgn "
-        "filter; a true change from grid to grid looks the same",
+        "look at ice, magnification and scale of the micrographs that differ, and leave bad ones out with "
+        "drgn filter; a true change from grid to grid looks the same",
     ),
     "contrast": (
         "the contrast of the image",
-        "normalise the images again, or give their scale in the particle file (rlnCtfScalefactor); thick ice and "
-        "false particles show as low contrast",
+        "normalise the images again, or give their scale in the particle file (rlnCtfScalefactor); thick ice "
+        "and false particles show as low contrast",
     ),
 }
 
@@ -107,8 +107,8 @@ def nuisance_section(run: Run, folder: Path, seed: int) -> tuple[Section, list[s
 def variables_of(particles: Particles) -> dict[str, NDArray[np.generic]]:
     """What the table says of how each image was taken, as `nuisance.audit` wants it.
 
-    view: (N, 3), the direction in the frame of the volume from which it was seen. angle: (N, 2), the direction
-    in the image of the volume's z axis. defocus: (N, 1), mean, in A. shift: (N, 2), in A. micrograph: (N,).
+    view: (N, 3), the direction in the frame of the volume from which it was seen. angle: (N, 2), the
+    direction in the image of the volume's z axis. defocus: (N, 1), mean, in A. shift: (N, 2), in A. micrograph: (N,).
     What the table does not say is NaN, or one category.
     """
     table = particles.table
@@ -129,8 +129,8 @@ def variables_of(particles: Particles) -> dict[str, NDArray[np.generic]]:
 def contrasts(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Contrast of some images in that of the model, (N, 1); NaN elsewhere, and where there are no images.
 
-    The factor on the model's image at the particle's own latent that fits the image best, at low resolution. It
-    is 1 on average whatever the state, as the model shows the state too.
+    The factor on the model's image at the particle's own latent that fits the image best, at low resolution.
+    It is 1 on average whatever the state, as the model shows the state too.
     """
     found = np.full((len(run.particles()), 1), np.nan)
     if not run.decodes:
@@ -200,11 +200,11 @@ def _write(found: Sequence[Dependence], path: Path) -> None:
 
 _HEADER = ("variable", "explains at most", "of", "chance explains up to", "p", "particles")
 _TEXT = (
-    "The latent should say what a particle looks like, not how its image was taken. For each thing that is known "
-    "of the taking, this is the share of the variance of the latent that it explains. An alarm need not be a fault "
-    "of the program: a state that lies on the grid in one way only is seen from one side only."
+    "The latent should say what a particle looks like, not how its image was taken. For each thing that is "
+    "known of the taking, this is the share of the variance of the latent that it explains. An alarm need "
+    "not be a fault of the program: a state that lies on the grid in one way only is seen from one side only."
 )
 _CAPTION = (
-    "For each variable the principal component of the latent that depends on it most. Bars that end left of the "
-    "black line are noise; red bars are alarms."
+    "For each variable the principal component of the latent that depends on it most. Bars that end left of "
+    "the black line are noise; red bars are alarms."
 )

@@ -108,7 +108,7 @@ class ParticleDataset(Dataset[Batch]):
         return batch
 
     def taken(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        """How images were taken: rotation, shift_px and ctf_parameters as in a `Batch`, without the images."""
+        """How images were taken: rotation, shift_px and ctf_parameters as in a `Batch`."""
         return {
             "rotation": self.rotation[rows].float(),
             "shift_px": self.shift_px[rows],

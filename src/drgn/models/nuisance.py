@@ -8,16 +8,18 @@ from torch import Tensor, nn
 from drgn.errors import InputError
 
 VARIABLES = ("view", "angle", "defocus", "shift")
-_HORIZON = 2000  # images that the running covariance looks back on
+_HORIZON = 2000  # images that the running means look back on
+_LEAST_SPREAD = 0.1  # of a dimension of the latent that is taken for one
 _LEAST_VARIANCE = 1e-4  # of a feature's whitened direction, in that of the largest
 
 
 class Independence(nn.Module):
-    """Weight times the squared covariance of the latent's mean with functions of nuisance variables.
+    """Weight times the share of the latent's variance that nuisance variables explain, over its dimensions.
 
-    The latent keeps variance 1 by its prior, so that the sum of the squared covariances with white functions is
-    the share of variance that they explain, summed over its dimensions. Its gradient needs the covariance over
-    all particles, which a batch tells badly: a running mean of it takes its place.
+    The share is the sum of the squared correlations of the posterior's mean with white functions of the
+    variables. It does not change when the latent is scaled: a covariance could be evaded by a smaller latent.
+    Its gradient needs the correlation over all particles, which a batch tells badly: a running mean takes its
+    place.
 
     Parameters
     ----------
@@ -47,14 +49,18 @@ class Independence(nn.Module):
         self.register_buffer("scale", torch.ones(2, 2))  # of defocus and shift: mean and spread
         self.register_buffer("feature_mean", torch.zeros(n))
         self.register_buffer("whiten", torch.zeros(n, n))
-        self.register_buffer("covariance", torch.zeros(zdim, n))
+        self.register_buffer("correlation", torch.zeros(zdim, n))
         self.register_buffer("latent_mean", torch.zeros(zdim))
+        self.register_buffer("latent_variance", torch.ones(zdim))
+        self.register_buffer("seen", torch.zeros(()))
 
     scale: Tensor
     feature_mean: Tensor
     whiten: Tensor
-    covariance: Tensor
+    correlation: Tensor
     latent_mean: Tensor
+    latent_variance: Tensor
+    seen: Tensor
 
     @torch.no_grad()
     def measure(self, taken: Mapping[str, Tensor]) -> None:
@@ -75,13 +81,13 @@ class Independence(nn.Module):
 
     @torch.no_grad()
     def forget(self) -> None:
-        """Begin the running covariance anew: another latent comes."""
-        self.covariance.zero_()
-        self.latent_mean.zero_()
+        """Begin the running means anew: another latent comes."""
+        self.seen.zero_()  # the first batch then replaces them
 
     def features(self, taken: Mapping[str, Tensor]) -> Tensor:
         """White functions (B, F) of the variables; arguments as of `measure`."""
-        return (self._functions(taken) - self.feature_mean) @ self.whiten
+        with torch.autocast(self.whiten.device.type, enabled=False):
+            return (self._functions(taken) - self.feature_mean) @ self.whiten
 
     def penalty(self, mean: Tensor, features: Tensor) -> Tensor:
         """Of each image, (B,), in nats; 0 outside training, where no gradient is wanted.
@@ -95,16 +101,21 @@ class Independence(nn.Module):
         """
         if not self.training:
             return mean.new_zeros(len(mean))
-        with torch.no_grad():
-            share = min(1.0, len(mean) / _HORIZON)
-            self.latent_mean.lerp_(mean.float().mean(0), share)
-            centred = mean.float() - self.latent_mean
-            self.covariance.lerp_(centred.T @ features / len(mean), share)
-        # the gradient of |covariance|^2 over all particles, were this batch all of them
-        pull = features @ self.covariance.T
-        along = ((mean.float() - self.latent_mean) * pull).sum(1)
-        value = self.covariance.square().sum()
-        return self.weight * (value + 2 * (along - along.detach()))
+        with torch.autocast(self.whiten.device.type, enabled=False):
+            mean = mean.float()
+            with torch.no_grad():
+                self.seen += len(mean)
+                share = len(mean) / self.seen.clamp(max=max(_HORIZON, len(mean)))
+                self.latent_mean.lerp_(mean.mean(0), share)
+                self.latent_variance.lerp_((mean - self.latent_mean).square().mean(0), share)
+                spread = self.latent_variance.clamp_min(_LEAST_SPREAD**2).sqrt()
+                scaled = (mean - self.latent_mean) / spread
+                self.correlation.lerp_(scaled.T @ features / len(mean), share)
+                explained = self.correlation.square().sum(1)
+            # its gradient is that of the value, with the correlation that is known in place of the batch's own
+            scaled = (mean - self.latent_mean) / spread
+            along = (scaled * (features @ self.correlation.T) - 0.5 * explained * scaled.square()).sum(1)
+            return self.weight * (explained.sum() + 2 * (along - along.detach()))
 
     def _functions(self, taken: Mapping[str, Tensor]) -> Tensor:
         """The functions before they are made white, (B, F)."""

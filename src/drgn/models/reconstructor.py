@@ -1,8 +1,8 @@
 """The model: latent + pose + decoder + forward model -> predicted images and their loss."""
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -277,7 +277,8 @@ class Reconstructor(nn.Module):
         kl = None if prediction.posterior is None else prediction.posterior.kl()
         loss: Loss = self.loss_function(residual, kl, images_seen)
         if self.nuisance is not None and prediction.posterior is not None:
-            penalty = self.nuisance.penalty(prediction.posterior.mean, self.nuisance.features(batch))
+            taken = cast(Mapping[str, Tensor], batch)
+            penalty = self.nuisance.penalty(prediction.posterior.mean, self.nuisance.features(taken))
             loss = loss._replace(total=loss.total + penalty)
         return loss
 
