@@ -2,9 +2,9 @@
 
 A latent of the conformation alone has the same mean wherever the particle was looked at from, at any
 defocus and on any micrograph: that holds of the posterior means of a perfect model too, however noisy the
-images are, while their spread does change with the noise and is no sign of anything. So the means are audited: the share of
-their variance that a nuisance variable explains, V(E[z | c]) / V(z), by leave-one-out regression, beside what
-chance explains when the variable is given to the wrong particles.
+images are. Their spread does change with the noise and is no sign of anything. So the means are audited: the
+share of their variance that a nuisance variable explains, V(E[z | c]) / V(z), by leave-one-out regression,
+beside what chance explains when the variable is given to the wrong particles.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def audit(z: np.ndarray, variables: Mapping[str, np.ndarray], seed: int) -> list
         (N, Z) latents of different particles, Z >= 1.
     variables
         Name to (N, d) numbers, in which near means alike (an angle as a unit vector), or to (N,) whole
-        numbers, categories. Rows that are not finite are left out; a variable that does not vary is not in the result.
+        numbers, categories. Rows that are not finite are left out; a variable that does not vary is not in
+        the result.
     seed
         Of the rows and permutations.
     """

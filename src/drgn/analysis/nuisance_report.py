@@ -108,8 +108,8 @@ def variables_of(particles: Particles) -> dict[str, NDArray[np.generic]]:
     """What the table says of how each image was taken, as `nuisance.audit` wants it.
 
     view: (N, 3), the direction in the frame of the volume from which it was seen. angle: (N, 2), the
-    direction in the image of the volume's z axis. defocus: (N, 1), mean, in A. shift: (N, 2), in A. micrograph: (N,).
-    What the table does not say is NaN, or one category.
+    direction in the image of the volume's z axis. defocus: (N, 1), mean, in A. shift: (N, 2), in A.
+    micrograph: (N,). What the table does not say is NaN, or one category.
     """
     table = particles.table
     n = len(table)

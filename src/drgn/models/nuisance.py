@@ -112,7 +112,7 @@ class Independence(nn.Module):
                 scaled = (mean - self.latent_mean) / spread
                 self.correlation.lerp_(scaled.T @ features / len(mean), share)
                 explained = self.correlation.square().sum(1)
-            # its gradient is that of the value, with the correlation that is known in place of the batch's own
+            # its gradient is that of the value, with the running correlation in place of the batch's own
             scaled = (mean - self.latent_mean) / spread
             along = (scaled * (features @ self.correlation.T) - 0.5 * explained * scaled.square()).sum(1)
             return self.weight * (explained.sum() + 2 * (along - along.detach()))
