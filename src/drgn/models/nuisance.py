@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from drgn.errors import InputError
 
 VARIABLES = ("view", "angle", "defocus", "shift")
-_HORIZON = 2000  # images that the running means look back on
+_HORIZON = 5000  # images that the running means look back on
 _LEAST_SPREAD = 0.1  # of a dimension of the latent that is taken for one
 _LEAST_VARIANCE = 1e-4  # of a feature's whitened direction, in that of the largest
 
@@ -111,11 +111,13 @@ class Independence(nn.Module):
                 spread = self.latent_variance.clamp_min(_LEAST_SPREAD**2).sqrt()
                 scaled = (mean - self.latent_mean) / spread
                 self.correlation.lerp_(scaled.T @ features / len(mean), share)
-                explained = self.correlation.square().sum(1)
-            # its gradient is that of the value, with the running correlation in place of the batch's own
+                pull = features @ self.correlation.T
+                radial = (scaled * pull).mean(0) / scaled.square().mean(0).clamp_min(1e-6)
+            # The gradient is that of the share, with the running correlation in place of the batch's own, less
+            # what would scale the whole latent: in the share that is 0, but not in its estimate.
             scaled = (mean - self.latent_mean) / spread
-            along = (scaled * (features @ self.correlation.T) - 0.5 * explained * scaled.square()).sum(1)
-            return self.weight * (explained.sum() + 2 * (along - along.detach()))
+            along = (scaled * pull - 0.5 * radial * scaled.square()).sum(1)
+            return self.weight * (self.correlation.square().sum() + 2 * (along - along.detach()))
 
     def _functions(self, taken: Mapping[str, Tensor]) -> Tensor:
         """The functions before they are made white, (B, F)."""
