@@ -4,7 +4,7 @@
     drgn analyze run=outputs/train/toy/2026-01-31_12-00-00 kmeans=10
     drgn analyze umap=false volumes=false                    # the quick look: no UMAP, no volumes
     drgn analyze evidence=false                              # without maps of each cluster's images alone
-    drgn analyze nuisance=false                              # without the audit of orientation, defocus, ...
+    drgn analyze audit=false                                # without the audit of orientation, defocus, ...
     drgn analyze run=my_cryodrgn_run                         # the latents of a cryoDRGN run, without volumes
 
 Writes to analysis/ of the run: report.html (one file, opens anywhere), embedding.npz (PCA and UMAP by
@@ -35,7 +35,7 @@ def analyze(
     umap: bool,
     volumes: bool,
     evidence: bool,
-    nuisance: bool,
+    audit: bool,
     seed: int,
     output: Path | None,
     trust: list[str],
@@ -56,7 +56,7 @@ def analyze(
         Make volumes and their pictures.
     evidence
         Back-project the images of each cluster and compare its volume with them; needs `volumes`.
-    nuisance
+    audit
         Audit whether the latent follows orientation, defocus, micrograph, shift or contrast.
     seed
         Seed of k-means, UMAP, the scores and the audit.
@@ -92,7 +92,7 @@ def analyze(
         )
         if evidence and volumes:
             _add_evidence(found, opened, folder, kmeans, seed)
-        if nuisance:
+        if audit:
             section, lines = nuisance_section(opened, folder, seed)
             found.sections.append(section)
             found.findings += lines

@@ -90,7 +90,7 @@ def test_the_nuisance_audit(train_tiny, tmp_path, capsys):
     assert "The latent knows the defocus" in text
     assert "The latent knows the defocus" in capsys.readouterr().out
     assert (tmp_path / "planted" / "nuisance.png").stat().st_size > 5_000
-    make(run, **options, nuisance=False, output=tmp_path / "without")
+    make(run, **options, audit=False, output=tmp_path / "without")
     assert not (tmp_path / "without" / "nuisance.csv").exists()
 
 

@@ -113,8 +113,8 @@ class Independence(nn.Module):
                 self.correlation.lerp_(scaled.T @ features / len(mean), share)
                 pull = features @ self.correlation.T
                 radial = (scaled * pull).mean(0) / scaled.square().mean(0).clamp_min(1e-6)
-            # The gradient is that of the share, with the running correlation in place of the batch's own, less
-            # what would scale the whole latent: in the share that is 0, but not in its estimate.
+            # The gradient is that of the share, with the running correlation in place of the batch's own,
+            # less what would scale the whole latent: in the share that is 0, but not in its estimate.
             scaled = (mean - self.latent_mean) / spread
             along = (scaled * pull - 0.5 * radial * scaled.square()).sum(1)
             return self.weight * (self.correlation.square().sum() + 2 * (along - along.detach()))
