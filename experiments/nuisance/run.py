@@ -3,8 +3,9 @@
     drgn simulate n_particles=3000 box_size=32 pixel_size_A=6 snr=0.3 output=toy
     python experiments/nuisance/run.py toy work
 
-Writes toy/leak.star, whose rlnCtfScalefactor rises with the defocus from 0.5 to 1.5 though the images were made
-with 1, trains on both files with and without nuisance=independent, audits, and writes work/results.json.
+Writes toy/leak.star, whose rlnCtfScalefactor rises with the defocus from 0.5 to 1.5 though the images were
+made with 1, trains on both files, on leak.star with nuisance=independent too, audits, and writes
+work/results.json.
 """
 
 import json
