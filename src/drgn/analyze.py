@@ -5,12 +5,14 @@
     drgn analyze umap=false volumes=false                    # the quick look: no UMAP, no volumes
     drgn analyze colour=[micrograph,rlnClassNumber]          # the latent space coloured by columns
     drgn analyze evidence=false                              # without maps of each cluster's images alone
+    drgn analyze audit=false                                # without the audit of orientation, defocus, ...
     drgn analyze run=my_cryodrgn_run                         # the latents of a cryoDRGN run, without volumes
 
 Writes to analysis/ of the run: report.html (one file, opens anywhere), embedding.npz (PCA and UMAP by
 particle), kmeansK/ (labels.npz by particle, a volume at the particle nearest to each centre, and
-evidence.csv: to what resolution the cluster's own images, back-projected alone, support it), pcN/ (volumes
-along the principal components), average/ (the volume at the particle nearest to the mean), and the pictures.
+evidence.csv: to what resolution the cluster's own images, back-projected alone, support it), nuisance.csv
+(what of z follows how the images were taken), pcN/ (volumes along the principal components), average/ (the
+volume at the particle nearest to the mean), and the pictures.
 For a run of cryoDRGN it writes to drgn/analysis/ of it, and leaves cryoDRGN's own analyze.N/ alone.
 A run without a latent gets map/ and its picture; a one-dimensional latent percentiles/ in place of pcN/.
 """
@@ -35,6 +37,7 @@ def analyze(
     colour: list[str],
     volumes: bool,
     evidence: bool,
+    audit: bool,
     seed: int,
     output: Path | None,
     trust: list[str],
@@ -57,8 +60,10 @@ def analyze(
         Make volumes and their pictures.
     evidence
         Back-project the images of each cluster and compare its volume with them; needs `volumes`.
+    audit
+        Audit whether the latent follows orientation, defocus, micrograph, shift or contrast.
     seed
-        Seed of k-means, UMAP and the scores.
+        Seed of k-means, UMAP, the scores and the audit.
     output
         The folder of the results; None: analysis/ of the run.
     trust
@@ -70,6 +75,7 @@ def analyze(
         The report.
     """
     from drgn.analysis import study
+    from drgn.analysis.nuisance_report import nuisance_section
     from drgn.analysis.plots import require_matplotlib
     from drgn.analysis.report import write_report
     from drgn.analysis.sections import data_and_training
@@ -90,6 +96,10 @@ def analyze(
         )
         if evidence and volumes:
             _add_evidence(found, opened, folder, kmeans, seed)
+        if audit:
+            section, lines = nuisance_section(opened, folder, seed)
+            found.sections.append(section)
+            found.findings += lines
     report = write_report(
         folder / "report.html",
         f"drgn: {opened.name}",

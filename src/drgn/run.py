@@ -378,6 +378,7 @@ def build_reconstructor(
             amplitude=runtime["amplitude"],
             density_scale=density_scale,
             basis=make(config["warmstart"], "warmstart") if config.get("warmstart") else None,
+            nuisance=make(config["nuisance"], "nuisance") if config.get("nuisance") else None,
         )
         for _ in range(1 if config.get("half_sets") is None else 2)
     ]
@@ -386,7 +387,7 @@ def build_reconstructor(
 
 def _model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options that a checkpoint depends on."""
-    groups = ("model", "latent", "pose", "warmstart", "half_sets")
+    groups = ("model", "latent", "pose", "warmstart", "nuisance", "half_sets")
     return dict(leaves({group: config.get(group) for group in groups}))
 
 

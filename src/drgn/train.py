@@ -26,6 +26,8 @@ from drgn.command import command, compose
 from drgn.errors import InputError
 from drgn.signature import build
 
+_MEASURED = 100_000  # images that the functions of a nuisance penalty are made white over
+
 
 def train(
     *,
@@ -36,6 +38,7 @@ def train(
     half_sets: Literal["given", "random"] | None,
     pose: Mapping[str, Any],
     loss: Mapping[str, Any],
+    nuisance: Mapping[str, Any] | None,
     optimizer: Mapping[str, Any],
     schedule: Mapping[str, Any],
     pixels: Mapping[str, Any],
@@ -53,7 +56,7 @@ def train(
 
     Parameters
     ----------
-    dataset, model, latent, warmstart, pose, loss, optimizer, schedule, pixels, trainer, logger,
+    dataset, model, latent, warmstart, pose, loss, nuisance, optimizer, schedule, pixels, trainer, logger,
     callbacks
         Nodes of the configuration: `_target_` and keyword arguments, see conf/.
     half_sets
@@ -151,6 +154,8 @@ def train(
     reconstructor = model(
         amplitude=data.dataset.signal_amplitude(data.rows(heldout=False)), density_scale=stack.density_scale
     )
+    for penalty in reconstructor.nuisances:
+        penalty.measure(data.dataset.taken(data.rows(heldout=False)[:_MEASURED]))
     bases = reconstructor.bases
     if bases and not (resume and run.last_checkpoint) and rank_zero_only.rank == 0:
         began = time.perf_counter()
@@ -158,6 +163,7 @@ def train(
             known: dict[str, Any] = {
                 "beta": float(reconstructor.loss_function.weight(1 << 60)),  # type: ignore[operator]
                 "seed": seed,
+                "nuisance": next(iter(reconstructor.nuisances), None),
                 "progress": lambda what, done, n: shown.update(f"{what}, pass {done} of {n}"),
             }
             rows = data.rows(heldout=False)

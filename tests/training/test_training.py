@@ -204,3 +204,16 @@ def test_two_processes_make_one_run(tiny, tmp_path, environment):
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     assert weights(run)["images_seen"] == 256  # 240, shared out in 8 batches of 16 for each of two processes
     assert len(Run.open(run).latents().z) == 300
+
+
+@pytest.mark.parametrize(
+    "options", [["warmstart=none"], ["warmstart=subspace"], ["latent=table"], ["half_sets=random"]]
+)
+def test_training_with_a_penalty_on_nuisance_variables(train_tiny, options):
+    run = Run.open(train_tiny("nuisance=independent", *options))
+    penalties = run.model().nuisances
+    assert len(penalties) == (2 if "half_sets=random" in options else 1)
+    for penalty in penalties:
+        assert penalty.whiten.abs().max() > 0
+        assert penalty.correlation.abs().max() > 0
+    assert np.isfinite(run.latents().z).all()

@@ -12,6 +12,7 @@ from drgn.command import compose
 from drgn.errors import InputError
 from drgn.run import Run
 from drgn.score import score
+from drgn.training.encode import Encoded
 
 
 def make(run, **options):
@@ -76,6 +77,34 @@ def test_the_findings_are_printed(finished, report, capsys):
     assert "ari_attached 1.000" in printed
     assert printed.splitlines()[-1] == f"Report: {finished / 'quick' / 'report.html'}"
     assert not list((finished / "quick").rglob("*.mrc"))
+
+
+def test_the_nuisance_audit(train_tiny, tmp_path, capsys):
+    run = train_tiny("latent.zdim=3")
+    options = {"umap": False, "volumes": False}
+    text = make(run, **options, output=tmp_path / "as_trained").read_text()
+    assert "What the latent should not follow" in text
+    table = pd.read_csv(tmp_path / "as_trained" / "nuisance.csv").set_index("variable")
+    assert set(table.index) >= {"view", "angle", "defocus", "shift", "contrast"}
+
+    opened = Run.open(run)
+    latents, particles = opened.latents(), opened.particles().table
+    defocus = particles["defocus_u_A"].to_numpy()
+    z = np.random.default_rng(0).normal(size=latents.z.shape)
+    z[:, 1] += 3 * (defocus - defocus.mean()) / defocus.std()
+    opened.save_latents(
+        Encoded(z.astype(np.float32), latents.logvar, latents.reconstruction_loss), latents.heldout
+    )
+    capsys.readouterr()
+    text = make(run, **options, output=tmp_path / "planted").read_text()
+    table = pd.read_csv(tmp_path / "planted" / "nuisance.csv").set_index("variable")
+    assert table.index[table["alarm"]].tolist() == ["defocus"]
+    assert table.loc["defocus", "share"] > 0.5
+    assert "The latent knows the defocus" in text
+    assert "The latent knows the defocus" in capsys.readouterr().out
+    assert (tmp_path / "planted" / "nuisance.png").stat().st_size > 5_000
+    make(run, **options, audit=False, output=tmp_path / "without")
+    assert not (tmp_path / "without" / "nuisance.csv").exists()
 
 
 def test_a_one_dimensional_latent(make_run):

@@ -107,6 +107,14 @@ class ParticleDataset(Dataset[Batch]):
             batch["half"] = self.half[index]
         return batch
 
+    def taken(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        """How images were taken: rotation, shift_px and ctf_parameters as in a `Batch`."""
+        return {
+            "rotation": self.rotation[rows].float(),
+            "shift_px": self.shift_px[rows],
+            "ctf_parameters": self.ctf_parameters[rows],
+        }
+
     def signal_amplitude(self, rows: NDArray[np.int64], limit: int = 2000) -> Tensor:
         """Expected root-mean-square of the volume's transform at each frequency of the image lattice, (P,).
 

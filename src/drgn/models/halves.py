@@ -23,6 +23,7 @@ from drgn.errors import InputError
 from drgn.models.basis import Basis
 from drgn.models.latents import Posterior, TableLatent
 from drgn.models.losses import Loss
+from drgn.models.nuisance import Independence
 from drgn.models.reconstructor import Prediction, Reconstructor
 from drgn.physics.grids import HalfLattice
 from drgn.physics.imaging import Batch
@@ -78,6 +79,11 @@ class Halves(nn.Module):
     def bases(self) -> list[Basis]:
         """Of both, none without a warm start."""
         return [basis for part in self.reconstructors for basis in part.bases]
+
+    @property
+    def nuisances(self) -> list[Independence]:
+        """Of both, none without."""
+        return [nuisance for part in self.reconstructors for nuisance in part.nuisances]
 
     @property
     def zdim(self) -> int:

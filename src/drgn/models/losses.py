@@ -12,7 +12,7 @@ class Loss(NamedTuple):
     Attributes
     ----------
     total
-        reconstruction + weight * kl: what training minimises.
+        reconstruction + weight * kl, and in training the penalty of `nuisance`: what is minimised.
     reconstruction
         Squared residual in units of the noise: the negative log-likelihood up to a constant (P5).
     kl

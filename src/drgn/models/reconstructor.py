@@ -1,8 +1,8 @@
 """The model: latent + pose + decoder + forward model -> predicted images and their loss."""
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from drgn.models.basis import Basis
 from drgn.models.encoders import Observation
 from drgn.models.latents import Posterior, PosteriorLatent
 from drgn.models.losses import Loss
+from drgn.models.nuisance import Independence
 from drgn.physics import fourier, imaging
 from drgn.physics.grids import half_lattice
 from drgn.physics.imaging import Batch
@@ -58,11 +59,13 @@ class Reconstructor(nn.Module):
     basis
         Volumes that the decoder adds to, and a first posterior that the encoder adds to; both then start as
         no addition.
+    nuisance
+        A penalty on a latent that follows how the images were taken.
 
     Raises
     ------
     InputError
-        When decoder or latent need a basis and there is none.
+        When decoder or latent need a basis and there is none; a penalty on a latent that is not trained.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Reconstructor(nn.Module):
         amplitude: Tensor,
         density_scale: float = 1.0,
         basis: Basis | None = None,
+        nuisance: Independence | None = None,
     ) -> None:
         super().__init__()
         self.box_size = box_size
@@ -84,6 +88,7 @@ class Reconstructor(nn.Module):
         self.pose = pose
         self.loss_function = loss
         self.basis = basis
+        self.nuisance = nuisance
         self.lattice = half_lattice(box_size, 2)
         self.register_buffer("frequencies", self.lattice.frequencies)
         self.register_buffer("amplitude", amplitude.to(torch.float32))
@@ -93,6 +98,11 @@ class Reconstructor(nn.Module):
             raise InputError(
                 "model=linear, model=classes and latent=posterior need volumes to start from:"
                 " warmstart=linear, warmstart=classes or warmstart=subspace"
+            )
+        if nuisance is not None and (not self.zdim or isinstance(latent, PosteriorLatent)):
+            raise InputError(
+                "nuisance=independent needs a latent that is trained: latent=vae or latent=table, and not"
+                " model=linear or model=classes"
             )
         if basis is not None:
             self.n_known = basis.n_known(self.lattice.frequencies)
@@ -115,6 +125,11 @@ class Reconstructor(nn.Module):
     def bases(self) -> list[Basis]:
         """The basis, if any, in a list."""
         return [] if self.basis is None else [self.basis]
+
+    @property
+    def nuisances(self) -> list[Independence]:
+        """The penalty, if any, in a list."""
+        return [] if self.nuisance is None else [self.nuisance]
 
     def place_decoder(self, turn: Tensor | None, origin_px: Tensor | None) -> None:
         """Give the decoder a frame of its own: turned (3, 3), its origin (3,) off that of the volume.
@@ -260,7 +275,12 @@ class Reconstructor(nn.Module):
         if pixels is not None:
             residual = residual * (n / len(pixels)) ** 0.5
         kl = None if prediction.posterior is None else prediction.posterior.kl()
-        return self.loss_function(residual, kl, images_seen)
+        loss: Loss = self.loss_function(residual, kl, images_seen)
+        if self.nuisance is not None and prediction.posterior is not None:
+            taken = cast(Mapping[str, Tensor], batch)
+            penalty = self.nuisance.penalty(prediction.posterior.mean, self.nuisance.features(taken))
+            loss = loss._replace(total=loss.total + penalty)
+        return loss
 
     def volume(self, z: Tensor | None, chunk: int = 1 << 17) -> Tensor:
         """Decode one map (D, D, D) at z (Z,), or the homogeneous one at None; see `volumes`."""

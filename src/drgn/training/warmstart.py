@@ -21,6 +21,7 @@ from drgn.data.dataset import ParticleDataset
 from drgn.models.basis import Basis, Statistics
 from drgn.models.latents import TableLatent
 from drgn.models.modes import Coefficients, Subspace, posterior
+from drgn.models.nuisance import Independence
 from drgn.training.expectation import Expectation
 
 _BATCH, _RATE = 128, 5e-3
@@ -41,6 +42,7 @@ def fit(
     *,
     beta: float,
     seed: int,
+    nuisance: Independence | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Find the volumes and the networks of a basis, in place.
@@ -57,10 +59,12 @@ def fit(
         Weight of the KL term of the latent.
     seed
         Of the start.
+    nuisance
+        A penalty on a latent that follows how the images were taken, measured already.
     progress
         Called with (what, done, all).
     """
-    _fit([basis], dataset, [rows], beta, seed, progress)
+    _fit([basis], dataset, [rows], beta, seed, nuisance, progress)
 
 
 def fit_halves(
@@ -70,6 +74,7 @@ def fit_halves(
     *,
     beta: float,
     seed: int,
+    nuisance: Independence | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Find the volumes of two bases, each from the rows of its half alone, and their common networks.
@@ -78,7 +83,14 @@ def fit_halves(
     """
     assert dataset.half is not None
     half = dataset.half.numpy()[rows]
-    _fit(bases, dataset, [rows[half == number] for number in (0, 1)], beta, seed, progress)
+    _fit(bases, dataset, [rows[half == number] for number in (0, 1)], beta, seed, nuisance, progress)
+
+
+class Penalty(NamedTuple):
+    """On the latents of M particles: what it is, and its functions (M, F) of how they were taken."""
+
+    nuisance: Independence
+    features: Tensor
 
 
 def _fit(
@@ -87,6 +99,7 @@ def _fit(
     rows: Sequence[NDArray[np.int64]],
     beta: float,
     seed: int,
+    nuisance: Independence | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)  # each basis has a start of its own
@@ -106,8 +119,12 @@ def _fit(
         if not isinstance(bases[0], Subspace) or not bases[0].zdim:
             return
         statistics = _of_particles(expectations)
-        start = _leading(bases[0], statistics)
-        _fit_latent(bases[0], statistics, start, _TRIAL_STEPS, _TRIALS, beta, generator)
+        penalty = None
+        if nuisance is not None:
+            taken = [dataset.taken(e.rows[_first_rows(e)]) for e in expectations]
+            penalty = Penalty(nuisance, torch.cat([nuisance.features(part) for part in taken]))
+        start = _leading(bases[0], statistics, penalty)
+        _fit_latent(bases[0], statistics, start, _TRIAL_STEPS, _TRIALS, beta, penalty, generator)
         for done in range(1, _REFITS + 1):
             mean, logvar = bases[0].encode(statistics)
             if len(mean) <= bases[0].n_modes or mean.std(0).max() < _LEAST_SPREAD:
@@ -120,7 +137,7 @@ def _fit(
                 expectation.refit(*(part[n + expectation.particle] for part in moments))
                 n += int(expectation.particle.max()) + 1
             statistics = _of_particles(expectations)
-            _fit_latent(bases[0], statistics, mean, _STEPS, 1, beta, generator)
+            _fit_latent(bases[0], statistics, mean, _STEPS, 1, beta, penalty, generator)
     for basis in bases[1:]:  # the networks are common to them already
         basis.load_state_dict({**bases[0].state_dict(), "density": basis.density})
 
@@ -129,9 +146,14 @@ def _of_particles(expectations: Sequence[Expectation]) -> Statistics:
     """One row for each particle, those of one half after the other: images of a particle share statistics."""
     parts = []
     for expectation in expectations:
-        _, first = np.unique(expectation.particle.numpy(), return_index=True)
+        first = _first_rows(expectation)
         parts.append([part[first] for part in expectation.statistics()])
     return Statistics(*(torch.cat(same) for same in zip(*parts, strict=True)))
+
+
+def _first_rows(expectation: Expectation) -> NDArray[np.int64]:
+    """The first image of each particle, among the rows of the expectation."""
+    return np.unique(expectation.particle.numpy(), return_index=True)[1]
 
 
 def _functions(mean: Tensor, logvar: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -178,9 +200,12 @@ def fill(table: TableLatent, bases: Sequence[Basis], dataset: ParticleDataset) -
         table.logvar.weight[dataset.group[rows]] = logvar
 
 
-def _leading(subspace: Subspace, statistics: Statistics) -> Tensor:
+def _leading(subspace: Subspace, statistics: Statistics, penalty: Penalty | None) -> Tensor:
     """The coefficients that explain most, of unit variance: a latent (M, Z) to start from."""
     known = posterior(statistics)
+    if penalty is not None:  # without what the nuisance variables explain of them
+        f = penalty.features
+        known = known._replace(mean=known.mean - f @ (f.T @ (known.mean - known.mean.mean(0)) / len(f)))
     explained = known.mean.std(0) * subspace.density[1:].flatten(1).norm(dim=1)
     leading = explained.argsort(descending=True)[: subspace.zdim]
     start = torch.zeros(len(known.mean), subspace.zdim)
@@ -198,6 +223,7 @@ def _fit_latent(
     steps: int,
     trials: int,
     beta: float,
+    penalty: Penalty | None,
     generator: torch.Generator,
 ) -> None:
     """Train the encoder and the coefficients c(z) on the statistics of the particles alone.
@@ -217,7 +243,7 @@ def _fit_latent(
         for module in subspace.modules():
             if isinstance(module, torch.nn.Linear):
                 module.reset_parameters()
-        loss = _descend(subspace, images, steps, beta, generator)
+        loss = _descend(subspace, images, steps, beta, penalty, generator)
         if loss < best:
             best, kept = loss, {name: value.clone() for name, value in subspace.state_dict().items()}
     subspace.load_state_dict(kept)
@@ -233,10 +259,17 @@ class _Statistics(NamedTuple):
 
 
 def _descend(
-    subspace: Subspace, images: _Statistics, steps: int, beta: float, generator: torch.Generator
+    subspace: Subspace,
+    images: _Statistics,
+    steps: int,
+    beta: float,
+    penalty: Penalty | None,
+    generator: torch.Generator,
 ) -> float:
     """Minimise the objective; returns it, averaged over the last steps."""
     n, last = len(images.start), []
+    if penalty is not None:
+        penalty.nuisance.forget()
     steps = min(steps, 1 + _PASSES * n // _BATCH)
     optimizer = torch.optim.Adam(subspace.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -249,6 +282,8 @@ def _descend(
         misfit = 0.5 * quadratic - (images.right[chosen] * c).sum(1)
         kl = 0.5 * (mean.square() + logvar.exp() - logvar - 1).sum(1)
         loss = (misfit + beta * kl).mean()
+        if penalty is not None:
+            loss = loss + penalty.nuisance.penalty(mean, penalty.features[chosen]).mean()
         if step >= 0.9 * steps:
             last.append(float(loss.detach()))
         led = max(0.0, 1 - step / (_LED * steps))
