@@ -182,8 +182,8 @@ def umap(z: np.ndarray, seed: int, n_neighbors: int = 15, min_dist: float = 0.1)
 
 def _placed(z: np.ndarray, landmarks: np.ndarray, laid_out: np.ndarray) -> np.ndarray:
     """Put each latent (N, Z) at the weighted mean of its nearest landmarks (M, Z), which lie at (M, 2)."""
-    from scipy.spatial import cKDTree
     from rich.progress import track
+    from scipy.spatial import cKDTree
 
     tree = cKDTree(landmarks)
     placed = np.empty((len(z), laid_out.shape[1]), np.float32)
