@@ -91,21 +91,27 @@ def main() -> None:
             ),
         }
         seconds: dict[str, list[float]] = {name: [] for name in commands}
+        cpu_seconds: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(given.repeats):
             for old in (ours, theirs, folder / "prepared"):
                 shutil.rmtree(old, ignore_errors=True)
             theirs.mkdir()
             for name, (command, _) in commands.items():
-                seconds[name].append(run(command, threads=1).seconds)
+                ran = run(command, threads=1)
+                seconds[name].append(ran.seconds)
+                cpu_seconds[name].append(ran.cpu_seconds)
         for name, (_, made) in commands.items():
             at = f"box{box}.{name}"
             results[f"{at}.seconds"] = round(statistics.median(seconds[name]), 2)
             results[f"{at}.seconds_least"] = round(min(seconds[name]), 2)
             results[f"{at}.seconds_most"] = round(max(seconds[name]), 2)
+            results[f"{at}.cpu_seconds"] = round(statistics.median(cpu_seconds[name]), 2)
             results.update({f"{at}.{k}": round(v, 4) for k, v in compare(made, truth, mask).items()})
         for name in ("cryodrgn", "relion"):
             ratio = results[f"box{box}.{name}.seconds"] / results[f"box{box}.drgn.seconds"]
             results[f"box{box}.ratio.{name}_time"] = round(ratio, 2)
+            ratio = results[f"box{box}.{name}.cpu_seconds"] / results[f"box{box}.drgn.cpu_seconds"]
+            results[f"box{box}.ratio.{name}_cpu_time"] = round(ratio, 2)
         path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         for key, value in sorted(results.items()):
             if key.startswith(f"box{box}."):

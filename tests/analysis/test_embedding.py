@@ -85,6 +85,25 @@ def test_umap_of_a_handful_of_particles():
     assert np.isfinite(embedding.umap(z, seed=0).coordinates).all()
 
 
+def test_umap_by_landmarks(monkeypatch):
+    """Landmarks stay where UMAP put them; the others are at the weighted mean of the nearest of them."""
+    from sklearn.neighbors import KNeighborsRegressor
+
+    rng = np.random.default_rng(0)
+    z = np.concatenate([rng.normal(size=(150, 4)), rng.normal(size=(150, 4)) + 20]).astype(np.float32)
+    monkeypatch.setattr(embedding, "MOST_LAID_OUT", 200)
+    monkeypatch.setattr(embedding, "LANDMARKS", 100)
+    monkeypatch.setattr(embedding, "_CHUNK", 64)
+    found = embedding.umap(z, seed=0).coordinates
+    distinct = np.unique(z, axis=0)
+    landmarks = distinct[np.sort(np.random.default_rng(0).choice(300, 100, replace=False))]
+    laid_out = embedding.umap(landmarks, seed=0).coordinates
+    reference = KNeighborsRegressor(5, weights="distance").fit(landmarks, laid_out)
+    np.testing.assert_allclose(found, reference.predict(z), atol=1e-3)
+    a, b = found[:150], found[150:]
+    assert np.linalg.norm(a.mean(0) - b.mean(0)) > max(a.std(), b.std())
+
+
 def test_counts_along_an_axis():
     counts = embedding.counts_along(np.array([-9, 0.4, 0.6, 1.2, 1.4, 9]), np.array([0.0, 1.0, 2.0]))
     assert counts.tolist() == [2, 3, 1]

@@ -12,6 +12,12 @@ from drgn.errors import InputError
 PERCENTILES_1D = (5, 23, 41, 59, 77, 95)  # P19: where volumes are made along a one-dimensional latent
 
 
+MOST_LAID_OUT = 100_000  # latents that UMAP lays out without landmarks
+LANDMARKS = 50_000  # drawn from more
+NEAREST_LANDMARKS = 5  # whose mean any other latent is put at
+_CHUNK = 1 << 16  # latents at a time
+
+
 @dataclass(frozen=True, eq=False)
 class PCA:
     """Principal components of the latents.
@@ -131,14 +137,15 @@ def umap(z: np.ndarray, seed: int, n_neighbors: int = 15, min_dist: float = 0.1)
     """UMAP of the latents with the paper's settings (P15); a latent of one or two dimensions stays as it is.
 
     Images that share one latent, such as those of one tilt series, count once, or their neighbours would be
-    each other.
+    each other. Of more than 100,000 latents a draw of 50,000 landmarks is laid out, and every other latent is
+    put at the mean of its nearest landmarks, weighted by the inverse distance.
 
     Parameters
     ----------
     z
         (N, Z) latents.
     seed
-        Seed of the layout; the same seed gives the same picture.
+        Seed of the draw and of the layout; the same seed gives the same picture.
     n_neighbors, min_dist
         UMAP's own parameters; a set of fewer particles uses all of them as neighbours.
     """
@@ -152,19 +159,41 @@ def umap(z: np.ndarray, seed: int, n_neighbors: int = 15, min_dist: float = 0.1)
 
     threads = torch.get_num_threads()
     distinct, row = np.unique(np.asarray(z, np.float32), axis=0, return_inverse=True)
+    landmarks = distinct
+    if len(distinct) > MOST_LAID_OUT:
+        draw = np.random.default_rng(seed).choice(len(distinct), LANDMARKS, replace=False)
+        landmarks = distinct[np.sort(draw)]
     layout = Layout(
         n_components=2,
-        n_neighbors=min(n_neighbors, len(distinct) - 1),
+        n_neighbors=min(n_neighbors, len(landmarks) - 1),
         min_dist=min_dist,
         random_state=seed,
         n_jobs=1,  # a fixed seed forbids threads; said here so that the library does not warn
         init="spectral"
-        if len(distinct) > 50
+        if len(landmarks) > 50
         else "random",  # the spectral start fails on a handful of points
     )
-    coordinates = layout.fit_transform(distinct)[row]
+    laid_out = layout.fit_transform(landmarks)
     torch.set_num_threads(threads)  # numba set OpenMP's number, which torch shares, to that of the cores
-    return UMAP(coordinates, is_latent=False)
+    if landmarks is not distinct:
+        laid_out = _placed(distinct, landmarks, laid_out)
+    return UMAP(laid_out[row], is_latent=False)
+
+
+def _placed(z: np.ndarray, landmarks: np.ndarray, laid_out: np.ndarray) -> np.ndarray:
+    """Put each latent (N, Z) at the weighted mean of its nearest landmarks (M, Z), which lie at (M, 2)."""
+    from rich.progress import track
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(landmarks)
+    placed = np.empty((len(z), laid_out.shape[1]), np.float32)
+    for start in track(range(0, len(z), _CHUNK), description="UMAP: latents between landmarks"):
+        part = slice(start, start + _CHUNK)
+        distance, near = tree.query(z[part], k=NEAREST_LANDMARKS)
+        weight = 1 / np.maximum(distance, 1e-12)  # a landmark stays where it is
+        weight /= weight.sum(axis=1, keepdims=True)
+        placed[part] = np.einsum("nk,nkd->nd", weight, laid_out[near])
+    return placed
 
 
 def percentiles_1d(z: np.ndarray, percentiles: tuple[float, ...] = PERCENTILES_1D) -> np.ndarray:
