@@ -35,6 +35,46 @@ def test_kmeans_repeats_with_its_seed(line):
     np.testing.assert_array_equal(a.on_data_rows, b.on_data_rows)
 
 
+def test_kmeans_of_many_starts_on_a_draw(line, monkeypatch):
+    z, truth = line
+    monkeypatch.setattr(clusters, "STARTED", 100)
+    np.testing.assert_array_equal(clusters.kmeans(z, 6, seed=0).labels, truth)
+
+
+def test_hdbscan_is_that_of_scikit_learn(line):
+    """On whitened latents; of many, on a draw of them, the others as their nearest in it."""
+    from sklearn.cluster import HDBSCAN
+    from sklearn.decomposition import PCA
+
+    z, truth = line
+    found = clusters.hdbscan(z, 30, seed=0).labels
+    expected = HDBSCAN(min_cluster_size=30, copy=True).fit_predict(PCA(whiten=True).fit_transform(z))
+    np.testing.assert_array_equal(found < 0, expected < 0)
+    inside = expected >= 0
+    np.testing.assert_array_equal(found[inside], truth[inside])
+
+
+def test_hdbscan_of_many_takes_the_nearest_of_a_draw(line, monkeypatch):
+    z, truth = line
+    monkeypatch.setattr(clusters, "FITTED", 300)
+    found = clusters.hdbscan(z, 30, seed=0).labels
+    inside = found >= 0
+    assert inside.mean() > 0.8
+    np.testing.assert_array_equal(found[inside], truth[inside])
+
+
+def test_mixture_is_that_of_scikit_learn(line):
+    from sklearn.decomposition import PCA
+    from sklearn.metrics import adjusted_rand_score
+    from sklearn.mixture import GaussianMixture
+
+    z = line[0] / 10 + np.random.default_rng(2).normal(size=(600, 2)) * [[0.2, 0.4]]
+    z[:, 1] += 3 * (line[1] // 2)  # three clouds, each of two
+    fit = GaussianMixture(3, covariance_type="full", n_init=10, random_state=1)
+    expected = fit.fit_predict(PCA(whiten=True).fit_transform(z))
+    assert adjusted_rand_score(clusters.gaussian_mixture(z, seed=0, n=3).labels, expected) > 0.98
+
+
 def test_on_data_mean_by_hand():
     z = np.array([[0.0], [1.0], [5.0], [100.0], [104.0], [101.0]])
     labels = np.array(["b", "b", "b", "a", "a", "a"])
