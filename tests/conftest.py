@@ -112,7 +112,7 @@ def relion() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator["Browser"]:
-    """Yield a headless Chromium with software WebGL; make a page with `browser.new_context(...).new_page()`."""
+    """Yield a headless Chromium with software WebGL; `browser.new_context(...).new_page()` makes a page."""
     program = shutil.which("chromium")
     if program is None:
         reason = "Chromium is not on PATH"
