@@ -130,7 +130,8 @@ def cluster_maps(
         titles = [f"{i}:  {size:,} particles" for i, size in enumerate(sizes)]
         caption = (
             "The map at the centre of each cluster, in the colour that the cluster has in the "
-            "latent space. Each is made at a real particle's coordinates, not at an average that no particle has."
+            "latent space. Each is made at a real particle's coordinates, not at an "
+            "average that no particle has."
         )
         shown = [_montage(volumes, titles, caption, folder, plots.label_colours(k))]
     rows = [
