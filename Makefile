@@ -9,8 +9,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 DEMO := outputs/demo
-# On a CI machine a missing RELION is a failure; elsewhere its tests are skipped.
-TEST_ENV := OMP_NUM_THREADS=1 $(if $(CI),DRGN_REQUIRE_RELION=1)
+# On a CI machine a missing RELION or Chromium is a failure; elsewhere their tests are skipped.
+TEST_ENV := OMP_NUM_THREADS=1 $(if $(CI),DRGN_REQUIRE_RELION=1 DRGN_REQUIRE_CHROMIUM=1)
 
 .PHONY: help
 help: ## Show this list
@@ -42,11 +42,11 @@ type: install ## Check the types (mypy)
 	$(BIN)/mypy
 
 .PHONY: test
-test: install relion ## Run the tests that take seconds
+test: install relion chromium ## Run the tests that take seconds
 	$(TEST_ENV) $(BIN)/pytest -n 2 --dist worksteal -m "not full"
 
 .PHONY: test-full
-test-full: install relion ## Run all tests
+test-full: install relion chromium ## Run all tests
 	$(TEST_ENV) $(BIN)/pytest -n 2 --dist worksteal
 
 # RELION is an oracle of the tests; Debian packages it.
@@ -56,6 +56,14 @@ relion:
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends relion; \
 	  else echo "RELION is not installed: the tests that ask it are skipped"; fi; fi
+
+# Chromium opens the reports as a reader does; Debian packages it.
+.PHONY: chromium
+chromium:
+	@if ! command -v chromium >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	  else echo "Chromium is not installed: the tests that open pages in it are skipped"; fi; fi
 
 .PHONY: bench
 bench: install ## Measure the speed on this machine, with CRYODRGN=path of its program beside it (experiments/speed)

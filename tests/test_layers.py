@@ -34,7 +34,7 @@ ALLOWED = {
     "training": LEARNING,
     "benchmark": LEARNING | ENTRY | {"run", "simulate", "benchmark"},
     "run": LEARNING | ENTRY | {"foreign_run"},
-    "foreign_run": PHYSICAL | {"models", "data", "run"},
+    "foreign_run": LEARNING | {"run"},
     "analysis": LEARNING | {"run", "analysis"},
     "scoring": LEARNING | {"run", "analysis", "simulation", "scoring"},
     "evidence": LEARNING | {"run", "analysis", "scoring", "evidence"},

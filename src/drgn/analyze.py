@@ -79,6 +79,7 @@ def analyze(
     from drgn.analysis.plots import require_matplotlib
     from drgn.analysis.report import write_report
     from drgn.analysis.sections import data_and_training
+    from drgn.analysis.summary import in_short, next_steps
     from drgn.run import Run
 
     require_matplotlib()
@@ -104,7 +105,12 @@ def analyze(
         folder / "report.html",
         f"drgn: {opened.name}",
         str(opened.path),
-        [*data_and_training(opened, folder), *found.sections],
+        [
+            in_short(opened, found.findings),
+            *found.sections,
+            next_steps(opened, kmeans, folder),
+            *data_and_training(opened, folder),
+        ],
     )
     print("\n".join(found.findings))
     print(f"Report: {report}")

@@ -1,5 +1,6 @@
 """A run folder of cryoDRGN with the interface of our own runs: its particles and latents, but no volumes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,7 +12,8 @@ from drgn.errors import InputError
 from drgn.formats.cryodrgn_run import read_run
 from drgn.formats.particles import Particles
 from drgn.models.reconstructor import Reconstructor
-from drgn.run import Latents, Run
+from drgn.run import Run
+from drgn.training.encode import Latents
 
 
 class ForeignRun(Run):
@@ -19,9 +21,9 @@ class ForeignRun(Run):
 
     decodes = False
 
-    def __init__(self, path: Path) -> None:
-        self._read = read_run(path)
-        super().__init__(path, self._read.config)
+    def __init__(self, path: str | Path, config: None = None, trust: Sequence[str] = ()) -> None:
+        self._read = read_run(Path(path))
+        super().__init__(path, self._read.config, trust)
 
     @property
     def name(self) -> str:

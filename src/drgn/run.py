@@ -1,6 +1,6 @@
 """A run folder: the only place that knows its file names.
 
-run = Run.open("latest")
+run = Run("outputs/train/toy/2026-01-31_12-00-00")  # of cryoDRGN too; or "latest"
 run.latents().z, run.particles().table, next(run.volumes(z))
 """
 
@@ -9,7 +9,6 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -34,32 +33,9 @@ from drgn.physics.grids import half_lattice
 from drgn.signature import build
 from drgn.training import precision
 from drgn.training.decode import decode
-from drgn.training.encode import Encoded
+from drgn.training.encode import Encoded, Latents
 
 _RUNS = Path("outputs/train")
-
-
-@dataclass(frozen=True, eq=False)
-class Latents:
-    """Latents of all particles of a run, in the order of its table.
-
-    Attributes
-    ----------
-    key
-        (N,) particle keys.
-    z, logvar
-        (N, Z) float32, mean and log-variance.
-    reconstruction_loss
-        (N,) float32; 1 is noise alone.
-    heldout
-        (N,) bool, never trained on.
-    """
-
-    key: NDArray[np.str_]
-    z: NDArray[np.float32]
-    logvar: NDArray[np.float32]
-    reconstruction_loss: NDArray[np.float32]
-    heldout: NDArray[np.bool_]
 
 
 class Run:
@@ -77,9 +53,21 @@ class Run:
 
     decodes = True  # whether volumes can be made
 
-    def __init__(self, path: Path, config: dict[str, Any], trust: Sequence[str] = ()) -> None:
-        self.path, self.config, self._trust = path, config, tuple(trust)
-        self.halves = config.get("half_sets") is not None
+    def __new__(
+        cls, path: str | Path, config: dict[str, Any] | None = None, trust: Sequence[str] = ()
+    ) -> Self:
+        """Make a `ForeignRun` of a folder of cryoDRGN."""
+        if cls is Run and config is None and _is_foreign(_found(path)):
+            from drgn.foreign_run import ForeignRun
+
+            return super().__new__(ForeignRun)
+        return super().__new__(cls)
+
+    def __init__(self, path: str | Path, config: Any = None, trust: Sequence[str] = ()) -> None:
+        self.path = _found(path)
+        self.config = _read_config(self.path) if config is None else config
+        self._trust = tuple(trust)
+        self.halves = self.config.get("half_sets") is not None
 
     @classmethod
     def create(
@@ -115,27 +103,14 @@ class Run:
     def open(cls, path: str | Path, trust: Sequence[str] = ()) -> "Run":
         """Open a run folder, of cryoDRGN too (a `ForeignRun`), or "latest", the newest below outputs/train.
 
+        The same as `Run(path)`.
+
         Raises
         ------
         InputError
             It is not a run folder.
         """
-        folder = _latest() if str(path) == "latest" else Path(path)
-        config_file = folder / "config.yaml"
-        if not (folder / "run.json").is_file() and is_run(folder):
-            from drgn.foreign_run import ForeignRun
-
-            return ForeignRun(folder)
-        if not config_file.is_file() or not (folder / "run.json").is_file():
-            raise InputError(
-                f"run={path}: expected a folder that drgn train made, with config.yaml and run.json in it,"
-                " or one of cryoDRGN"
-            )
-        try:
-            config = yaml.safe_load(config_file.read_text())
-        except yaml.YAMLError as error:
-            raise InputError(f"{config_file} is not YAML ({str(error).splitlines()[0]})") from None
-        return cls(folder, config, trust)
+        return Run(path, trust=trust)
 
     @staticmethod
     def require_same(path: Path, config: Mapping[str, Any], *, box_size: int, particles: Particles) -> None:
@@ -391,11 +366,32 @@ def _model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(leaves({group: config.get(group) for group in groups}))
 
 
-def _latest() -> Path:
-    runs = sorted(_RUNS.glob("**/run.json"), key=lambda path: path.stat().st_mtime)
+def _found(path: str | Path) -> Path:
+    """The folder that is meant."""
+    if str(path) != "latest":
+        return Path(path)
+    runs = sorted(_RUNS.glob("**/run.json"), key=lambda found: found.stat().st_mtime)
     if not runs:
         raise InputError(f"run=latest: there is no run below {_RUNS}; train one, or give its folder as run=")
     return runs[-1].parent
+
+
+def _is_foreign(folder: Path) -> bool:
+    return not (folder / "run.json").is_file() and is_run(folder)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config_file = folder / "config.yaml"
+    if not config_file.is_file() or not (folder / "run.json").is_file():
+        raise InputError(
+            f"run={folder}: expected a folder that drgn train made, with config.yaml and run.json in it,"
+            " or one of cryoDRGN"
+        )
+    try:
+        config: dict[str, Any] = yaml.safe_load(config_file.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{config_file} is not YAML ({str(error).splitlines()[0]})") from None
+    return config
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from drgn.analyze import analyze
 from drgn.command import compose
 from drgn.errors import InputError
 from drgn.filter import filter as select
+from drgn.foreign_run import ForeignRun
 from drgn.formats.cryodrgn import read_indices
 from drgn.formats.mrc import StackWriter
 from drgn.formats.particles import Particles
@@ -62,6 +63,10 @@ def test_its_latents_are_analysed_without_volumes(folder, report, capsys):
     text = report.read_text()
     assert "epoch 4, cryoDRGN 4.3.1" in text
     assert "2026-01-31" in text
+    assert "drgn filter" in text
+    assert "drgn traverse" in text
+    for verb in ("validate", "generate", "discover"):  # these need maps
+        assert f"<pre>drgn {verb}" not in text
     analyze(**{**compose("analyze"), "run": folder, "kmeans": 3, "umap": False, "output": folder / "o"})
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].startswith("No maps are made: cryoDRGN's weights are not decoded here")
@@ -101,3 +106,9 @@ def test_what_needs_its_weights_is_a_sentence(folder, tmp_path):
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(InputError, match="or one of cryoDRGN"):
         Run.open(tmp_path)
+
+
+def test_run_of_its_folder_is_one_of_cryodrgn(folder):
+    run = Run(folder)
+    assert type(run) is type(Run.open(folder)) is ForeignRun
+    assert len(run.particles().table) == len(run.latents().z) == len(KEPT)

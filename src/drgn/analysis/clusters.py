@@ -161,22 +161,21 @@ def hdbscan(z: np.ndarray, smallest: int, seed: int) -> Clusters:
     from scipy.spatial import cKDTree
     from sklearn.cluster import HDBSCAN
 
-    white = _whiten(z)
     if not 2 <= smallest <= len(z):
         raise InputError(f"smallest={smallest}: expected 2 to the number of particles, {len(z)}.")
-    rows = np.arange(len(white))
-    if len(white) > FITTED:
-        rows = np.random.default_rng(seed).choice(len(white), FITTED, replace=False)
-    share = len(rows) / len(white)
+    rows = np.arange(len(z))
+    if len(z) > FITTED:
+        rows = np.random.default_rng(seed).choice(len(z), FITTED, replace=False)
+    share = len(rows) / len(z)
     model = HDBSCAN(min_cluster_size=max(5, round(share * smallest)), copy=True)
-    labels = model.fit_predict(white[rows])
+    labels = model.fit_predict(z[rows])
     if (labels < 0).all():
         raise InputError(
             f"smallest={smallest}: HDBSCAN finds no groups of so many particles; ask for smaller ones, or"
             " take by=gmm"
         )
-    if len(rows) < len(white):
-        labels = labels[cKDTree(white[rows]).query(white)[1]]
+    if len(rows) < len(z):
+        labels = labels[cKDTree(z[rows]).query(z)[1]]
     return ordered(z, labels)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from drgn.formats.atomic import replacing
 
@@ -22,10 +23,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a header; numbers are formatted by the one who makes the table."""
+    """Rows of text under a header; numbers are formatted by the one who makes the table.
+
+    A cell that is a Path, relative to the folder of the report, becomes a link to that file.
+    """
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Path]]
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,15 @@ class Section:
         Paragraphs.
     pictures, tables
         Shown below the text, pictures first.
+    commands
+        What for, and the line to paste into a terminal; last.
     """
 
     title: str
     text: Sequence[str]
     pictures: Sequence[Picture] = field(default=())
     tables: Sequence[Table] = field(default=())
+    commands: Sequence[tuple[str, str]] = field(default=())
 
 
 _CSS = """
@@ -68,6 +75,12 @@ figcaption { max-width: 82ch; margin-top: 6px; font-size: 14px; }
 table { margin: 14px 0; border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); text-align: left; }
 th { font-weight: 600; }
+section > div { overflow-x: auto; }
+td { overflow-wrap: anywhere; }
+td a { color: var(--accent); overflow-wrap: normal; }
+pre { margin: 4px 0 14px; padding: 9px 12px; background: #f2f5f8; border-radius: 4px; font-size: 14px;
+      white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; }
+h1, .quiet { overflow-wrap: anywhere; }
 @media (max-width: 800px) { nav { position: static; width: auto; } main { margin-left: 0; padding: 20px; } }
 @media print { nav { display: none; } main { margin: 0; } figure { break-inside: avoid; } }
 """
@@ -104,6 +117,7 @@ def _section(number: int, section: Section) -> str:
     parts += [f"<p>{escape(paragraph)}</p>" for paragraph in section.text]
     parts += [_picture(picture) for picture in section.pictures]
     parts += [_table(table) for table in section.tables]
+    parts += [f"<p>{escape(what)}</p><pre>{escape(line)}</pre>" for what, line in section.commands]
     return "".join(parts) + "</section>"
 
 
@@ -118,8 +132,14 @@ def _picture(picture: Picture) -> str:
 
 
 def _table(table: Table) -> str:
-    def row(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+    def row(tag: str, cells: Sequence[str | Path]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{_cell(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     head = row("th", table.header) if any(table.header) else ""
-    return f"<table>{head}{''.join(row('td', cells) for cells in table.rows)}</table>"
+    return f"<div><table>{head}{''.join(row('td', cells) for cells in table.rows)}</table></div>"
+
+
+def _cell(cell: str | Path) -> str:
+    if isinstance(cell, Path):
+        return f'<a href="{quote(cell.as_posix())}">{escape(cell.as_posix())}</a>'
+    return escape(cell)

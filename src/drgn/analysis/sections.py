@@ -72,7 +72,7 @@ def latent_pca(pca: PCA, clusters: Clusters, folder: Path) -> Section:
     maps = Picture(
         plots.latent_map(pca.coordinates[:, :2], axes, folder / "pca.png", clusters),
         "Left: how many particles lie where. Right: the same particles coloured by cluster; each number "
-        "marks the particle whose map is shown under that number below. Crowded regions are common in the "
+        "marks the particle whose map is shown under that number. Crowded regions are common in the "
         "data, but this is not an energy landscape: distances and densities depend on how the network was "
         "trained.",
     )
@@ -91,7 +91,8 @@ def latent_histogram(z: np.ndarray, points: np.ndarray, folder: Path) -> Section
     caption = (
         "Each particle image has been given one number, its latent coordinate; particles with similar "
         "numbers show similar structures. The numbered lines are the 5th, 23rd, 41st, 59th, 77th and 95th "
-        "percentile, where the maps below were made. The height of the histogram is not a free energy."
+        "percentile, where the maps along the latent were made. The height of the histogram is not a free "
+        "energy."
     )
     return Section("Latent space", [], [Picture(path, caption, 80)])
 
@@ -103,7 +104,11 @@ def latent_umap(umap: UMAP, clusters: Clusters, folder: Path) -> Section:
     if umap.is_latent:
         plots.latent_map(umap.coordinates, ("z, first dimension", "z, second dimension"), path, clusters)
         text = ["The latent has two dimensions, so it is shown as it is and no UMAP was made."]
-        return Section(title, text, [Picture(path, "The two latent coordinates themselves.")])
+        return Section(
+            "Latent space: its two dimensions",
+            text,
+            [Picture(path, "The two latent coordinates themselves.")],
+        )
     plots.latent_map(umap.coordinates, ("UMAP 1", "UMAP 2"), path, clusters)
     caption = (
         "All latent dimensions flattened so that neighbours stay neighbours. Separate islands are worth a "
@@ -124,8 +129,9 @@ def cluster_maps(
     if volumes is not None:
         titles = [f"{i}:  {size:,} particles" for i, size in enumerate(sizes)]
         caption = (
-            "The map at the centre of each cluster, in the colour that the cluster has above. Each is made "
-            "at a real particle's coordinates, not at an average that no particle has."
+            "The map at the centre of each cluster, in the colour that the cluster has in the "
+            "latent space. Each is made at a real particle's coordinates, not at an "
+            "average that no particle has."
         )
         shown = [_montage(volumes, titles, caption, folder, plots.label_colours(k))]
     rows = [
@@ -297,6 +303,6 @@ def _panels(table: pd.DataFrame) -> dict[str, dict[str, tuple[np.ndarray, np.nda
     return panels
 
 
-def _file(volumes: VolumeFiles | None, i: int, root: Path) -> str:
-    """Path of a map as the table shows it, from the folder of the report."""
-    return "not made" if volumes is None else str(volumes.paths[i].relative_to(root))
+def _file(volumes: VolumeFiles | None, i: int, root: Path) -> str | Path:
+    """Path of a map, from the folder of the report; the table makes a link of it."""
+    return "not made" if volumes is None else volumes.paths[i].relative_to(root)

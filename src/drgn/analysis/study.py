@@ -78,6 +78,7 @@ def heterogeneous(
         Of everything random.
     """
     study = Study()
+    about_latent: list[Section] = []  # behind the maps, which are what a reader came for
     latents = run.latents()
     z = latents.z
     pca = embedding.pca(z)
@@ -91,16 +92,16 @@ def heterogeneous(
 
     if z.shape[1] == 1:
         points = embedding.percentiles_1d(z)
-        study.sections.append(sections.latent_histogram(z, points, folder))
+        about_latent.append(sections.latent_histogram(z, points, folder))
     else:
-        study.sections.append(sections.latent_pca(pca, clusters, folder))
+        about_latent.append(sections.latent_pca(pca, clusters, folder))
     if flat is not None:
-        study.sections.append(sections.latent_umap(flat, clusters, folder))
+        about_latent.append(sections.latent_umap(flat, clusters, folder))
     if known := colours.columns(run.particles(), latents, colour):
         shown, axes = pca.coordinates[:, :2], ("PC1", "PC2")
         if flat is not None and not flat.is_latent:
             shown, axes = flat.coordinates, ("UMAP 1", "UMAP 2")
-        study.sections.append(colours.section(z, shown, axes, known, folder))
+        about_latent.append(colours.section(z, shown, axes, known, folder))
 
     truth = run.truth()
     scores = (
@@ -110,7 +111,7 @@ def heterogeneous(
     )
     if truth is not None:
         columns = {str(name): column.to_numpy() for name, column in metrics.true_states(truth).items()}
-        study.sections.append(sections.truth(scores, pca, flat, columns, folder))
+        about_latent.append(sections.truth(scores, pca, flat, columns, folder))
 
     maps = write_volumes(run, clusters.centres, cluster_folder) if volumes else None
     study.sections.append(sections.cluster_maps(clusters, shares, maps, cluster_folder, folder))
@@ -133,6 +134,8 @@ def heterogeneous(
         middle = clustering.on_data_mean(z, np.zeros(len(z), np.int64))
         maps = write_volumes(run, z[middle], _made(folder / "average"))
         study.sections.append(sections.one_map(maps, run.pixel_size_A, folder, folder, homogeneous=False))
+
+    study.sections += about_latent
 
     share = ", ".join(f"PC{i + 1} {value:.0%}" for i, value in enumerate(pca.explained_variance_ratio[:3]))
     study.findings.append(f"{len(z):,} particles, zdim {z.shape[1]}; of the variance of z: {share}.")

@@ -77,7 +77,7 @@ def clusters_section(run: Run, folder: Path, kmeans: int, seed: int) -> tuple[Se
     results.tell_apart(rows, neural.paths, made, run.pixel_size_A)
     results.write_table(rows, place / "evidence.csv")
     table = [
-        (str(i), *_cells(row, str(path.relative_to(folder))))
+        (str(i), *_cells(row, path.relative_to(folder)))
         for i, (row, path) in enumerate(zip(rows, made, strict=True))
     ]
     picture = Picture(overview.save(place / "evidence.png"), _CAPTION)
@@ -87,7 +87,7 @@ def clusters_section(run: Run, folder: Path, kmeans: int, seed: int) -> tuple[Se
     return section, f"{line}, to {min(known):.3g} to {max(known):.3g} A." if known else f"{line}."
 
 
-def _cells(row: Mapping[str, Any], path: str) -> list[str]:
+def _cells(row: Mapping[str, Any], path: Path) -> list[str | Path]:
     if "n_particles" not in row:
         return ["too few for two half sets", "", "", "", "", "not made"]
     reached = [row[name] for name in ("halves_A", "neural_A", "supported_A")]

@@ -1,6 +1,7 @@
 """The final pass over all particles: latents and how well each image is explained (P8)."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,29 @@ class Encoded(NamedTuple):
     z: NDArray[np.float32]
     logvar: NDArray[np.float32]
     reconstruction_loss: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """Latents of all particles of a run, in the order of its table.
+
+    Attributes
+    ----------
+    key
+        (N,) particle keys.
+    z, logvar
+        (N, Z) float32, mean and log-variance.
+    reconstruction_loss
+        (N,) float32; 1 is noise alone.
+    heldout
+        (N,) bool, never trained on.
+    """
+
+    key: NDArray[np.str_]
+    z: NDArray[np.float32]
+    logvar: NDArray[np.float32]
+    reconstruction_loss: NDArray[np.float32]
+    heldout: NDArray[np.bool_]
 
 
 def encode(
