@@ -36,8 +36,8 @@ from pathlib import Path
 from drgn.command import command
 
 def train(
-    *, dataset, model, latent, pose, loss, warmstart, half_sets, optimizer, schedule, pixels, trainer, logger,
-    callbacks, output: Path, seed: int, epochs: int, resume, analyze, trust,
+    *, dataset, model, latent, pose, loss, nuisance, warmstart, half_sets, optimizer, schedule, pixels,
+    trainer, logger, callbacks, output: Path, seed: int, epochs: int, resume, analyze, trust,
 ) -> None:
     if epochs == 13:
         raise ValueError("a defect")

@@ -6,7 +6,7 @@
     drgn analyze colour=[micrograph,rlnClassNumber]          # the latent space coloured by columns
     drgn analyze evidence=false                              # without maps of each cluster's images alone
     drgn analyze audit=false                                # without the audit of orientation, defocus, ...
-    drgn analyze run=my_cryodrgn_run                         # the latents of a cryoDRGN run, without volumes
+    drgn analyze run=my_cryodrgn_run                         # a run of cryoDRGN, with its maps
 
 Writes to analysis/ of the run: report.html (one file, opens anywhere), embedding.npz (PCA and UMAP by
 particle), kmeansK/ (labels.npz by particle, a volume at the particle nearest to each centre, and
@@ -88,7 +88,9 @@ def analyze(
     folder.mkdir(parents=True, exist_ok=True)
     if volumes and not opened.decodes:
         volumes = False
-        print("No maps are made: cryoDRGN's weights are not decoded here (cryodrgn eval_vol makes maps).")
+        print(
+            "No maps are made: these weights of cryoDRGN are not decoded here (cryodrgn eval_vol makes maps)."
+        )
     if opened.zdim == 0:
         found = study.homogeneous(opened, folder)
     else:

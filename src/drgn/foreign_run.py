@@ -1,16 +1,22 @@
-"""A run folder of cryoDRGN with the interface of our own runs: its particles and latents, but no volumes."""
+"""A run folder of cryoDRGN with the interface of our own runs: its particles, latents and maps."""
 
-from collections.abc import Sequence
+import pickle
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from rich.progress import track
 
 from drgn.data.datamodule import ParticleDataModule
 from drgn.errors import InputError
 from drgn.formats.cryodrgn_run import read_run
 from drgn.formats.particles import Particles
+from drgn.models.foreign import ForeignDecoder
 from drgn.models.reconstructor import Reconstructor
 from drgn.run import Run
 from drgn.training.encode import Latents
@@ -19,11 +25,30 @@ from drgn.training.encode import Latents
 class ForeignRun(Run):
     """A cryoDRGN run at its newest epoch; what is made of it goes to drgn/ inside its folder."""
 
-    decodes = False
+    has_images = False
 
     def __init__(self, path: str | Path, config: None = None, trust: Sequence[str] = ()) -> None:
         self._read = read_run(Path(path))
         super().__init__(path, self._read.config, trust)
+
+    @cached_property
+    def _decoder(self) -> ForeignDecoder | str:
+        """Its decoder, or why there is none."""
+        path = self._read.weights_path
+        if path is None:
+            return "there are no weights"
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+            return ForeignDecoder(weights["model_state_dict"], self.config)
+        except InputError as error:
+            return f"{self._read.weights}; {error}"
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError):
+            return self._read.weights
+
+    @property
+    def decodes(self) -> bool:  # type: ignore[override]
+        """Whether its weights are those of a network that is known here."""
+        return isinstance(self._decoder, ForeignDecoder)
 
     @property
     def name(self) -> str:
@@ -82,6 +107,17 @@ class ForeignRun(Run):
             heldout=np.zeros(len(z), np.bool_),
         )
 
+    def volumes(
+        self, z: NDArray[np.floating[Any]], device: str = "cpu", box_size: int | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Decode a volume at each row of z (M, Z), as cryoDRGN's eval_vol does; on the CPU."""
+        decoder = self._decoder
+        if isinstance(decoder, str):
+            self._refuse()
+        at = torch.from_numpy(np.asarray(z, np.float32))
+        for one in track(at, description="decoding volumes", disable=not sys.stderr.isatty()):
+            yield decoder.volume(one, box_size).numpy()
+
     def model(self, device: str | torch.device = "cpu") -> Reconstructor:
         """Refuse: there is no model of ours."""
         self._refuse()
@@ -92,7 +128,8 @@ class ForeignRun(Run):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
+        why = self._decoder if isinstance(self._decoder, str) else "but for its maps"
         raise InputError(
-            f"{self.path} is a run of cryoDRGN, whose weights ({self._read.weights}) are not decoded here;"
-            " drgn analyze and drgn filter use its latents"
+            f"{self.path} is a run of cryoDRGN, whose weights ({why}) are not read here; drgn analyze and"
+            " drgn filter use its latents"
         )

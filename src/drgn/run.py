@@ -52,6 +52,7 @@ class Run:
     """
 
     decodes = True  # whether volumes can be made
+    has_images = True  # whether the images that it was trained on are at hand
 
     def __new__(
         cls, path: str | Path, config: dict[str, Any] | None = None, trust: Sequence[str] = ()

@@ -80,7 +80,7 @@ def run(zdim=2, n=40):
     key = np.array([f"{i:06d}@stack.mrcs" for i in range(n)])
     return SimpleNamespace(
         path="outputs/run",
-        model=lambda: SimpleNamespace(zdim=zdim),
+        zdim=zdim,
         latents=lambda: SimpleNamespace(z=z, key=key),
     )
 

@@ -1,6 +1,7 @@
 """A run folder of cryoDRGN in place of one of ours."""
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_its_latents_are_analysed_without_volumes(folder, report, capsys):
         assert f"<pre>drgn {verb}" not in text
     analyze(**{**compose("analyze"), "run": folder, "kmeans": 3, "umap": False, "output": folder / "o"})
     printed = capsys.readouterr().out
-    assert printed.splitlines()[0].startswith("No maps are made: cryoDRGN's weights are not decoded here")
+    assert printed.splitlines()[0].startswith("No maps are made: these weights of cryoDRGN are not decoded")
     assert "45 particles, zdim 3" in printed
 
 
@@ -89,7 +90,7 @@ def test_its_particles_are_filtered(folder, report, tmp_path, star):
 
 
 def test_what_needs_its_weights_is_a_sentence(folder, tmp_path):
-    with pytest.raises(InputError, match=r"whose weights \(there are no weights\) are not decoded here"):
+    with pytest.raises(InputError, match=r"whose weights \(there are no weights\) are not read here"):
         next(Run.open(folder).volumes(np.zeros((1, 3))))
     torch.save({"decoder.0.weight": torch.zeros(25, 10)}, folder / "weights.4.pkl")
     with pytest.raises(InputError, match=r"whose weights \(weights\.4\.pkl: decoder, 0\.001 MB\) are not"):
@@ -112,3 +113,85 @@ def test_run_of_its_folder_is_one_of_cryodrgn(folder):
     run = Run(folder)
     assert type(run) is type(Run.open(folder)) is ForeignRun
     assert len(run.particles().table) == len(run.latents().z) == len(KEPT)
+
+
+PART = {"pe_type": "gaussian", "activation": "relu", "domain": "fourier", "players": 2, "pdim": 12, "zdim": 3}
+
+
+@pytest.fixture(scope="module")
+def decoding(folder, tmp_path_factory):
+    """The same run with the weights of a small network, and these."""
+    whole = tmp_path_factory.mktemp("whole") / "vae"
+    shutil.copytree(folder, whole, ignore=shutil.ignore_patterns("drgn", "o"))
+    config = yaml.safe_load((whole / "config.yaml").read_text())
+    config["model_args"] = PART
+    config["dataset_args"]["norm"] = [0.5, 2.0]
+    (whole / "config.yaml").write_text(yaml.safe_dump(config))
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"0": (12, 27), "2.linear": (12, 12), "4.linear": (12, 12), "6": (2, 12)}
+    weights = {"decoder.rand_freqs": 0.2 * torch.randn(12, 3, generator=generator)}
+    for name, shape in shapes.items():
+        at = f"decoder.decoder.main.{name}"
+        weights[f"{at}.weight"] = torch.randn(shape, generator=generator) / shape[1] ** 0.5
+        weights[f"{at}.bias"] = torch.randn(shape[0], generator=generator)
+    torch.save({"epoch": 4, "model_state_dict": weights}, whole / "weights.4.pkl")
+    return whole, weights
+
+
+def test_its_maps_are_those_of_its_weights(decoding):
+    """Against plain sums. Of a run of cryoDRGN 4.3.1 they were its eval_vol's to 2e-6 of their deviation."""
+    folder, weights = decoding
+    z = np.array([[0.3, -1.0, 0.5]], np.float32)
+    (volume,) = Run.open(folder).volumes(z)
+    layers = [weights[f"decoder.decoder.main.{n}.weight"].numpy() for n in ("0", "2.linear", "4.linear", "6")]
+    biases = [weights[f"decoder.decoder.main.{n}.bias"].numpy() for n in ("0", "2.linear", "4.linear", "6")]
+
+    def transform(k):
+        """Real minus imaginary part at a frequency (x, y, z) in cycles per box."""
+        mate = tuple(k[::-1]) > (0, 0, 0)
+        phase = weights["decoder.rand_freqs"].numpy() @ (np.array(k) / 16 * (-1 if mate else 1)) * 8
+        x = np.concatenate([np.sin(phase), np.cos(phase), z[0]])
+        x = np.maximum(layers[0] @ x + biases[0], 0)
+        for i in (1, 2):
+            x = np.maximum(layers[i] @ x + biases[i] + x, 0)
+        real, imaginary = layers[3] @ x + biases[3]
+        return real + imaginary if mate else real - imaginary
+
+    places = np.arange(-8, 8)
+    grid = np.array(
+        [(x, y, w) for w in places for y in places for x in places if x * x + y * y + w * w <= 64]
+    )
+    values = np.array([transform(k) for k in grid])
+    for x, y, w in ((0, 0, 0), (3, -2, 1), (-8, 5, 7)):
+        angle = 2 * np.pi * (grid @ [x, y, w]) / 16
+        expected = 0.5 + 2 * (values * (np.cos(angle) + np.sin(angle))).sum() / 16**3
+        assert volume[w + 8, y + 8, x + 8] == pytest.approx(expected, abs=1e-4)
+    (small,) = Run.open(folder).volumes(z, box_size=8)
+    assert small.shape == (8, 8, 8)
+
+
+def test_it_is_analysed_with_maps(decoding, tmp_path):
+    folder, _ = decoding
+    analyze(**{**compose("analyze"), "run": folder, "kmeans": 3, "pcs": 1, "umap": False})
+    made = folder / "drgn" / "analysis"
+    assert len(list((made / "kmeans3").glob("vol_*.mrc"))) == 3
+    assert (made / "pc1" / "movie.gif").is_file()
+    maps = generate(**{**compose("generate"), "run": folder, "kmeans": 3, "output": tmp_path})
+    assert len(maps) == 3
+    with pytest.raises(InputError, match="whose images are not prepared here"):
+        validate(**{**compose("validate"), "run": folder, "output": tmp_path / "validation"})
+
+
+def test_networks_of_another_kind_are_named(decoding, tmp_path):
+    folder, _ = decoding
+    other = tmp_path / "vae"
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("drgn"))
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["model_args"] = {**PART, "pe_type": "geom_lowf"}
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match="a network with pe_type=geom_lowf, where only gaussian is known"):
+        next(Run.open(other).volumes(np.zeros((1, 3))))
+    config["model_args"] = {**PART, "players": 5}
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match=r"have no decoder\.decoder\.main\.6\.linear\.weight, which config"):
+        next(Run.open(other).volumes(np.zeros((1, 3))))

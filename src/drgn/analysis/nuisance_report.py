@@ -133,7 +133,7 @@ def contrasts(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     It is 1 on average whatever the state, as the model shows the state too.
     """
     found = np.full((len(run.particles()), 1), np.nan)
-    if not run.decodes:
+    if not run.has_images:
         return found
     import torch
 

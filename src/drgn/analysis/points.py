@@ -34,7 +34,7 @@ def wanted(
     """
     given = {"z": z, "z_file": z_file, "kmeans": kmeans, "labels": labels, "particles": particles}
     named = [name for name, value in given.items() if value is not None]
-    zdim = run.model().zdim
+    zdim = run.zdim
     if zdim == 0:
         if named:
             raise InputError(f"{run.path} has no latent (latent=none) and one volume; leave out {named[0]}.")

@@ -54,7 +54,7 @@ def next_steps(run: Run, kmeans: int, folder: Path) -> Section:
     kept = shlex.quote(f"output={run.place(f'kept{suffix}')}")
     of_clusters = folder.resolve() == run.place("analysis").resolve()
     steps = []
-    if run.zdim and run.decodes and of_clusters:
+    if run.zdim and run.has_images and of_clusters:
         steps.append(
             (
                 "Check a cluster against its own images before interpreting its map, by half maps and FSC:",

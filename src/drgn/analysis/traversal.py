@@ -312,7 +312,8 @@ def _instructions(run: Run, z: np.ndarray, folder: Path) -> list[str]:
     if np.isfinite(run.pixel_size_A):
         words += ["--Apix", f"{run.pixel_size_A:.6g}"]
     return [
-        f"No maps are made: cryoDRGN's weights are not decoded here. {points} has the latents; make maps by",
+        f"No maps are made: these weights of cryoDRGN are not decoded here. {points} has the latents; make"
+        " maps by",
         "  " + " ".join(shlex.quote(str(word)) for word in words),
     ]
 

@@ -113,11 +113,11 @@ def dataset_of(run: Run) -> tuple[ParticleDataset, Particles]:
     InputError
         It is a run of cryoDRGN, has no latent, or its images now have another box or pixel size.
     """
-    if not run.decodes:
+    if not run.has_images:
         raise InputError(
-            f"{run.path} is a run of cryoDRGN, whose maps are not decoded here: write the particles with drgn"
-            " filter, back-project that file with drgn backproject, and compare the map with cryodrgn"
-            " eval_vol's by drgn fsc."
+            f"{run.path} is a run of cryoDRGN, whose images are not prepared here: write the particles with"
+            " drgn filter, back-project that file with drgn backproject, and compare the map with that of"
+            " drgn generate by drgn fsc."
         )
     if run.zdim == 0:
         raise InputError(

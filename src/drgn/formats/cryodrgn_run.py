@@ -58,10 +58,15 @@ class CryodrgnRun:
         return str(self.config.get("version") or "")
 
     @property
+    def weights_path(self) -> Path | None:
+        """The weights of this epoch; None where there are none."""
+        names = ["weights.pkl"] if self.epoch is None else [f"weights.{self.epoch}.pkl", "weights.pkl"]
+        return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
+
+    @property
     def weights(self) -> str:
         """What the weights beside z are, in words; nothing is loaded."""
-        names = ["weights.pkl"] if self.epoch is None else [f"weights.{self.epoch}.pkl", "weights.pkl"]
-        path = next((self.folder / name for name in names if (self.folder / name).is_file()), None)
+        path = self.weights_path
         if path is None:
             return "there are no weights"
         try:
