@@ -99,7 +99,7 @@ def test_what_needs_its_weights_is_a_sentence(folder, tmp_path):
     with pytest.raises(InputError, match=r"whose weights \(weights\.4\.pkl cannot be read\) are not"):
         next(Run.open(folder).volumes(np.zeros((1, 3))))
     with pytest.raises(InputError, match="a run of cryoDRGN"):
-        generate(**{**compose("generate"), "run": folder, "output": tmp_path / "maps"})
+        generate(**{**compose("generate"), "run": folder, "kmeans": 3, "output": tmp_path / "maps"})
     with pytest.raises(InputError, match=r"a run of cryoDRGN.*drgn filter.*drgn backproject.*drgn fsc"):
         validate(**{**compose("validate"), "run": folder, "output": tmp_path / "validation"})
 

@@ -19,7 +19,7 @@ from drgn.data.dataset import ParticleDataset
 from drgn.data.halves import halves_of
 from drgn.data.matched import Matched, in_threads, matched_chunks
 from drgn.formats.particles import Particles
-from drgn.physics import fourier, gridding, insertion, voxels
+from drgn.physics import gridding, insertion, voxels
 from drgn.physics.fsc import fsc
 from drgn.physics.grids import shell_mean
 
@@ -110,11 +110,12 @@ def reconstruct(
         progress(f"half {number + 1}")
         sums.append(insert(dataset, rows, symmetry, padding, weights))
     progress("maps")
-    first, second = (scale * density(one, side, padding) for one in sums)
+    known = gridding.shells_inside(padding * side // 2)
+    first, second = (scale * density(one, known, side, padding) for one in sums)
     curve = fsc(first, second).clamp(1e-3, 0.999)
     ssnr = 2 * curve / (1 - curve)
     both = Sums(sums[0].right + sums[1].right, sums[0].left + sums[1].left)
-    return Reconstruction((first, second), scale * density(both, side, padding, ssnr.float()))
+    return Reconstruction((first, second), scale * density(both, known, side, padding, ssnr.float()))
 
 
 def insert(
@@ -201,11 +202,15 @@ def _add_with_torch(
     return Sums(*(grid.cpu().numpy() for grid in grids))
 
 
-def density(sums: Sums, side: int, padding: int, ssnr: Tensor | None = None) -> Tensor:
-    """Solve for the map (side, side, side); filtered where the SSNR of each shell is given."""
+def density(
+    sums: Sums, known: tuple[Tensor, Tensor], side: int, padding: int, ssnr: Tensor | None = None
+) -> Tensor:
+    """Solve for the map (side, side, side); filtered where the SSNR of each shell is given.
+
+    `known` is `gridding.shells_inside` of half the padded side.
+    """
     padded = padding * side
-    radius = padded // 2
-    inside, shell = gridding.shells_inside(radius)
+    inside, shell = known
     shell = (shell + padding // 2) // padding  # of the box
     left = torch.from_numpy(sums.left)[inside][:, 0]
     mean = shell_mean(left, shell).clamp_min(1e-6)
@@ -213,6 +218,5 @@ def density(sums: Sums, side: int, padding: int, ssnr: Tensor | None = None) -> 
     weight = torch.maximum(left, _LEAST * mean[shell]) if ssnr is None else left + (mean / ssnr)[shell]
     grid = torch.zeros(inside.shape, dtype=torch.complex64)
     grid[inside] = torch.view_as_complex(torch.from_numpy(sums.right)[inside]) / weight
-    half = gridding.centre_of(grid.unsqueeze(-1).numpy(), radius - 1)[..., 0]
-    wide = fourier.ifft(gridding.whole(half, padded), 3).real / gridding.interpolation(padded)
-    return fourier.crop(wide, side, 3).contiguous()
+    half = gridding.centre_of(grid.unsqueeze(-1).numpy(), padded // 2 - 1)[..., 0]
+    return gridding.density_of(torch.from_numpy(half), padded, side) / gridding.interpolation(padded, side)

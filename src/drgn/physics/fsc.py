@@ -5,8 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drgn.physics import fourier
-from drgn.physics.grids import shells
+from drgn.physics.grids import half_shells
 
 _RANDOMISE = 0.8  # unmasked correlation below which phases are randomised
 
@@ -32,15 +31,17 @@ def fsc(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     if mask is not None:
         a, b = a * mask, b * mask
     size, ndim = a.shape[-1], a.ndim
-    fa, fb = fourier.fft(a.to(torch.float64), ndim), fourier.fft(b.to(torch.float64), ndim)
-    shell = shells(size, ndim).flatten().to(a.device)
-    n = int(shell.max()) + 1
+    # where the origin is does not matter, and half of the transform tells the other
+    fa, fb = (torch.view_as_real(torch.fft.rfftn(x.to(torch.float64))) for x in (a, b))
+    shell, times = (part.to(a.device) for part in half_shells(size, ndim))
+    shell, n = shell.flatten(), int(shell.max()) + 1
 
     def total(values: Tensor) -> Tensor:
-        return torch.zeros(n, dtype=torch.float64, device=a.device).index_add_(0, shell, values.flatten())
+        weighed = (values.sum(-1) * times).flatten()
+        return torch.zeros(n, dtype=torch.float64, device=a.device).index_add_(0, shell, weighed)
 
-    cross = total((fa * fb.conj()).real)
-    power = (total(fa.abs() ** 2) * total(fb.abs() ** 2)).sqrt()
+    cross = total(fa * fb)
+    power = (total(fa.square()) * total(fb.square())).sqrt()
     curve = torch.where(power > 0, cross / power.clamp_min(1e-300), torch.zeros_like(cross))
     return curve[: size // 2 + 1]
 
@@ -122,9 +123,9 @@ def correlations(a: Tensor, b: Tensor, mask: Tensor, loose: Tensor, seed: int = 
 
 def randomise_phases(volume: Tensor, from_shell: int, generator: torch.Generator) -> Tensor:
     """A map (D, D, D) with its amplitudes, and with random phases from a shell on."""
-    transform = fourier.fft(volume.double(), 3)
+    transform = torch.fft.rfftn(volume.double())
     # the phases of a real map, so that the result is real
-    noise = fourier.fft(torch.randn(volume.shape, generator=generator, dtype=torch.float64), 3)
-    far = shells(volume.shape[-1], 3) >= from_shell
-    changed = transform.abs() * noise / noise.abs().clamp_min(1e-30)
-    return fourier.ifft(torch.where(far, changed, transform), 3).real
+    noise = torch.fft.rfftn(torch.randn(volume.shape, generator=generator, dtype=torch.float64))
+    far = half_shells(volume.shape[-1], 3)[0] >= from_shell
+    changed = noise.mul_(transform.abs() / noise.abs().clamp_min(1e-30))
+    return torch.fft.irfftn(torch.where(far, changed, transform), s=volume.shape)

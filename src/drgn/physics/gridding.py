@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,27 +23,40 @@ def centre_of(grid: NDArray[Any], reach: int) -> NDArray[Any]:
     return grid[: reach + 1, side, side]
 
 
-def whole(half: NDArray[np.complex64], side: int) -> Tensor:
-    """Centred Hermitian transform of a box from its half."""
-    reach, h = len(half) - 1, side // 2
-    values = torch.from_numpy(half.copy())
-    transform = torch.zeros(side, side, side, dtype=torch.complex64)
-    near = slice(h - reach, h + reach + 1)
-    transform[h : h + reach + 1, near, near] = values
-    transform[h - reach : h, near, near] = values[1:].flip((0, 1, 2)).conj()
-    return transform
+def density_of(half: Tensor, side: int, box_size: int) -> Tensor:
+    """The middle (D, D, D) of the real map of side^3 voxels whose centred transform has this half.
+
+    Parameters
+    ----------
+    half
+        (reach + 1, 2 reach + 1, 2 reach + 1) complex, from `centre_of`, reach < side / 2; 0 beyond.
+    side
+        Even.
+    box_size
+        D, even.
+    """
+    reach = len(half) - 1
+    at = torch.arange(-reach, reach + 1) % side
+    transform = torch.zeros(side, side, side // 2 + 1, dtype=half.dtype)  # (y, x, z): rfft halves the last
+    transform[at[:, None], at[None], : reach + 1] = half.permute(1, 2, 0)
+    wide = torch.fft.irfftn(transform, s=(side,) * 3)
+    middle = torch.arange(-(box_size // 2), box_size // 2) % side  # the origin is the first element
+    return wide[middle[:, None, None], middle[None, :, None], middle].permute(2, 0, 1).contiguous()
 
 
 def shells_inside(radius: int) -> tuple[Tensor, Tensor]:
     """Which voxels of a half grid lie inside a radius, (z, y, x), and the shell of each of these, (M,)."""
     n_z, n_y, n_x, _ = voxels.half_grid(radius, 1).shape
-    z, y, x = torch.meshgrid(torch.arange(n_z), torch.arange(n_y), torch.arange(n_x), indexing="ij")
-    r = (z**2 + (y - radius - 1) ** 2 + (x - radius - 1) ** 2).double().sqrt()
-    inside = r < radius
-    return inside, r[inside].round().long()
+    x2 = (torch.arange(n_x, dtype=torch.int32) - radius - 1).square()
+    y2 = (torch.arange(n_y, dtype=torch.int32) - radius - 1).square()
+    r2 = torch.arange(n_z, dtype=torch.int32).square()[:, None, None] + y2[:, None] + x2
+    inside = r2 < radius**2
+    of_r2 = torch.arange(radius**2).double().sqrt().round().long()
+    return inside, of_r2[r2[inside].long()]
 
 
-def interpolation(side: int) -> Tensor:
-    """What trilinear insertion does to a density: sinc^2 along each axis, (side, side, side)."""
-    fall = torch.sinc((torch.arange(side) - side // 2) / side).square()
+def interpolation(side: int, box_size: int | None = None) -> Tensor:
+    """What trilinear insertion does to a density of side^3 voxels: sinc^2 along each axis, its middle D^3."""
+    box_size = box_size or side
+    fall = torch.sinc((torch.arange(box_size) - box_size // 2) / side).square()
     return fall[:, None, None] * fall[None, :, None] * fall[None, None, :]

@@ -110,6 +110,24 @@ def shells(box_size: int, ndim: int) -> Tensor:
     return torch.stack(grids).square().sum(0).to(torch.float64).sqrt().round().to(torch.int64)
 
 
+def half_shells(box_size: int, ndim: int) -> tuple[Tensor, Tensor]:
+    """Shells as of `shells` of the elements of torch.fft.rfftn, and how many of the whole each stands for.
+
+    Both have the shape (D, ..., D // 2 + 1); the second broadcasts to it.
+    """
+    axis = torch.fft.fftfreq(box_size, 1 / box_size).round().to(torch.int64)
+    last = torch.arange(box_size // 2 + 1)
+    r2 = last.square()
+    for _ in range(ndim - 1):
+        r2 = axis.square().reshape(-1, *(1,) * r2.ndim) + r2
+    times = torch.full((box_size // 2 + 1,), 2.0, dtype=torch.float64)
+    times[0] = 1
+    if box_size % 2 == 0:
+        times[-1] = 1
+    of_r2 = torch.arange(int(r2.max()) + 1).to(torch.float64).sqrt().round().to(torch.int64)
+    return of_r2[r2], times
+
+
 def radii(box_size: int, ndim: int) -> Tensor:
     """|k| D, or the distance from the centre in pixels, float32, for every element of a centred array."""
     axis = torch.arange(box_size, dtype=torch.float32) - box_size // 2

@@ -8,7 +8,6 @@ from scipy import ndimage
 from torch import Tensor
 
 from drgn.errors import InputError
-from drgn.physics import fourier
 from drgn.physics.grids import radii
 
 
@@ -73,12 +72,15 @@ def tight_mask(volume: Tensor, pixel_size_A: float) -> Tensor:
 
 
 def _filtered(volume: Tensor, factor: Tensor) -> Tensor:
-    return fourier.ifft(fourier.fft(volume, 3) * factor, 3).real.to(volume.dtype)
+    """Multiply the transform by a factor that is the same at k and -k, of the elements of rfftn."""
+    return torch.fft.irfftn(torch.fft.rfftn(volume) * factor, s=volume.shape).to(volume.dtype)
 
 
 def _spatial_frequency(volume: Tensor, pixel_size_A: float) -> Tensor:
     size = volume.shape[-1]
-    return (radii(size, 3) / (size * pixel_size_A)).to(volume.device)
+    s = torch.fft.fftfreq(size, pixel_size_A, device=volume.device)
+    last = torch.fft.rfftfreq(size, pixel_size_A, device=volume.device)
+    return (s[:, None, None].square() + s[:, None].square() + last.square()).sqrt()
 
 
 def low_pass(volume: Tensor, pixel_size_A: float, resolution_A: float) -> Tensor:

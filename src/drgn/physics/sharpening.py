@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drgn.physics import fourier, masks
-from drgn.physics.grids import shell_mean, shells
+from drgn.physics import masks
+from drgn.physics.grids import half_shells
 
 _FEWEST = 4  # shells that a line is fitted to
 
@@ -21,10 +21,10 @@ def figure_of_merit(half_maps_fsc: Tensor) -> Tensor:
 
 def weigh_shells(volume: Tensor, factor: Tensor) -> Tensor:
     """Multiply each shell of a map (D, D, D) by a factor (D // 2 + 1,); shells beyond become 0."""
-    shell = shells(volume.shape[-1], 3)
+    shell, _ = half_shells(volume.shape[-1], 3)
     every = torch.zeros(int(shell.max()) + 1, dtype=volume.dtype)
     every[: len(factor)] = factor.to(volume.dtype)
-    return fourier.ifft(fourier.fft(volume, 3) * every[shell], 3).real
+    return torch.fft.irfftn(torch.fft.rfftn(volume) * every[shell], s=volume.shape)
 
 
 def guinier(volume: Tensor, pixel_size_A: float, from_A: float, to_A: float) -> float | None:
@@ -47,8 +47,12 @@ def guinier(volume: Tensor, pixel_size_A: float, from_A: float, to_A: float) -> 
         four shells between the two.
     """
     size = volume.shape[-1]
-    amplitude = fourier.fft(volume.double(), 3).abs()
-    mean = shell_mean(amplitude.flatten(), shells(size, 3).flatten())[: size // 2]
+    amplitude = torch.fft.rfftn(volume.double()).abs()
+    shell, times = half_shells(size, 3)
+    count = times.expand(shell.shape).flatten()
+    total = torch.zeros(int(shell.max()) + 1, dtype=torch.float64)
+    mean = total.index_add(0, shell.flatten(), (amplitude * times).flatten())[: size // 2]
+    mean = mean / total.index_add_(0, shell.flatten(), count)[: size // 2]
     frequency = torch.arange(len(mean), dtype=torch.float64) / (size * pixel_size_A)
     fitted = (frequency >= 1 / from_A) & (frequency <= 1 / to_A) & (mean > 0)
     if int(fitted.sum()) < _FEWEST:

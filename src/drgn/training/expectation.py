@@ -16,7 +16,7 @@ from torch import Tensor
 from drgn.data.dataset import ParticleDataset
 from drgn.data.matched import Matched, in_threads, matched_chunks
 from drgn.models.basis import Basis, Statistics, shared
-from drgn.physics import fourier, gridding, masks, voxels
+from drgn.physics import gridding, masks, voxels
 from drgn.physics.grids import shell_mean
 from drgn.physics.slices import padded_transform
 
@@ -135,8 +135,8 @@ class Expectation:
         for a in range(self.volumes):
             grid = torch.zeros(inside.shape, dtype=torch.complex64)
             grid[inside] = solved[:, a]
-            transform = gridding.whole(gridding.centre_of(grid.unsqueeze(-1).numpy(), radius)[..., 0], side)
-            density = fourier.ifft(transform, 3).real * taper
+            half = gridding.centre_of(grid.unsqueeze(-1).numpy(), radius)[..., 0]
+            density = gridding.density_of(torch.from_numpy(half), side, side) * taper
             if noise is not None and radius >= min(_LOCAL_FROM, self.basis.radius_px):
                 left_power = float(noise[a]) / side**6 * taper.square()
                 density = masks.local_wiener(density, left_power, _LOCAL_PX * side / (2 * (radius + 1)))
