@@ -90,7 +90,7 @@ def truth(sim: Path, folder: Path, zdim: int, epochs: int) -> dict[str, float]:
         for row, (one, two) in zip(rows, run.half_volumes(z[rows]), strict=True):
             right = known.read_map(files[row], run.box_size)
             mask = soft_mask(right, run.pixel_size_A)
-            both = correlations(one, two, mask), correlations((one + two) / 2, right, mask)
+            both = [correlations(*pair, mask, mask) for pair in ((one, two), ((one + two) / 2, right))]
             found.append(torch.stack([curve for c in both for curve in (c.unmasked, c.masked, c.corrected)]))
         curves = torch.stack(found)  # (states, 6, shells)
         kept[kind] = curves.numpy()

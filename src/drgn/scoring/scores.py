@@ -11,6 +11,7 @@ import pandas as pd
 
 from drgn.analysis import metrics
 from drgn.analysis.plots import confusion_matrix
+from drgn.analysis.volumes import write_volumes
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
 from drgn.formats.particles import Particles
@@ -140,14 +141,19 @@ def of_maps(
     if errors is not None and not errors.moves(subject.truth.pixel_size_A):
         errors = None
     moved = ["The maps are moved as their poses are to the true ones before they are compared."]
-    if volumes is not None:
-        files = foreign.find_volumes(volumes, len(choice))
+    run = subject.run
+    if volumes is not None or (run is not None and run.decodes and not run.has_images):
+        if volumes is not None:
+            files = foreign.find_volumes(volumes, len(choice))
+        else:  # of another program: sign and hand are its own
+            assert run is not None
+            files = write_volumes(run, subject.z[choice["row"].to_numpy()], folder / "volumes")
         reference = maps.Reference(subject.truth, foreign.box_of(files, subject.truth))
         fit = foreign.fit(files, choice["map"].to_list(), reference, errors)
         curve = fit.sign * maps.curves(files, choice["map"], reference, errors)
         found, said = {**maps.summary(choice, curve, reference), **fit.scores()}, fit.warnings()
-    elif subject.run is not None and subject.run.decodes:
-        reference = maps.Reference(subject.truth, subject.run.box_size)
+    elif run is not None and run.decodes:
+        reference = maps.Reference(subject.truth, run.box_size)
         decoded = subject.decoded(choice["row"].to_numpy())
         curve = maps.curves(decoded, choice["map"], reference, errors)
         found, said = maps.summary(choice, curve, reference), []
