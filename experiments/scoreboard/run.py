@@ -185,8 +185,13 @@ def _draw(results: dict[str, float], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     labels = sorted({key.split(".")[0] for key in results})
-    figure, panels = plt.subplots(1, len(labels), figsize=(3.4 * len(labels), 3.2), squeeze=False)
-    for label, panel in zip(labels, panels[0], strict=True):
+    columns = min(4, len(labels))
+    rows = -(-len(labels) // columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(3.4 * columns, 3 * rows), squeeze=False)
+    longest = max(value for key, value in results.items() if key.endswith("cpu_seconds"))
+    for panel in panels.flat[len(labels) :]:
+        panel.axis("off")
+    for label, panel in zip(labels, panels.flat, strict=False):
         name = "ari_state" if f"{label}.oracle.ari_state" in results else "spearman_motion"
         panel.axhline(results.get(f"{label}.oracle.{name}", 1), color="0.6", ls="--", label="ceiling")
         for program, colour in zip(PROGRAMS, ("#0072b2", "#56b4e9", "#d55e00"), strict=True):
@@ -207,8 +212,10 @@ def _draw(results: dict[str, float], path: Path) -> None:
                     ms=5 if len(points) == 1 else 3,
                     label=program,
                 )
-        panel.set(title=label, xscale="log", xlabel="CPU-s", ylim=(-0.03, 1.03))
-    panels[0][0].set_ylabel("|Spearman| or ARI")
+        panel.set(xscale="log", xlabel="CPU-s", xlim=(20, 1.5 * longest), ylim=(-0.03, 1.03))
+        panel.set_title(label, fontsize=10)
+    for row in panels:
+        row[0].set_ylabel("|Spearman| or ARI")
     panels[0][0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
