@@ -110,7 +110,8 @@ def main() -> None:
     figures = json.loads(done.stdout.splitlines()[-1])
     figures |= {"rows": options.rows, "zdim": ZDIM, "kmeans": KMEANS}
     figures |= {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    (options.output / "results.json").write_text(json.dumps(figures, indent=2) + "\n")
+    named = {f"latents_{options.rows}x{ZDIM}.drgn.{name}": value for name, value in figures.items()}
+    (options.output / "results.json").write_text(json.dumps(named, indent=2) + "\n")
     met = figures["wall_s"] <= 60 * TARGET_MIN and figures["peak_GiB"] <= TARGET_GIB
     (options.output / "report.md").write_text(
         f"# The analysis of {options.rows:,} latents of {ZDIM} dimensions\n\n"
