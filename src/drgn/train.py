@@ -92,6 +92,7 @@ def train(
     from drgn.data.progress import CheckProgress
     from drgn.models.halves import Halves
     from drgn.models.latents import TableLatent
+    from drgn.models.poses import RefinedPose
     from drgn.models.reconstructor import Reconstructor
     from drgn.run import Run, build_reconstructor
     from drgn.simulate import make_missing
@@ -108,6 +109,7 @@ def train(
     from drgn.training.encode import encode
     from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
+    from drgn.training.refinement import Refinement
     from drgn.training.warmstart import fill, fit, fit_halves
 
     started = time.perf_counter()
@@ -166,13 +168,18 @@ def train(
                 "nuisance": next(iter(reconstructor.nuisances), None),
                 "progress": lambda what, done, n: shown.update(f"{what}, pass {done} of {n}"),
             }
-            rows = data.rows(heldout=False)
+            rows, images = data.rows(heldout=False), data.dataset
+            if isinstance(reconstructor.pose, RefinedPose):
+                known["poses"] = refinement = Refinement(reconstructor.pose, images)
             if len(bases) == 1:
-                fit(bases[0], data.dataset, rows, **known)
+                fit(bases[0], images, rows, **known)
             else:
-                fit_halves(bases, data.dataset, rows, **known)
+                fit_halves(bases, images, rows, **known)
+            if isinstance(reconstructor.pose, RefinedPose):
+                refinement.keep()
+                images = refinement.dataset
             if isinstance(reconstructor.latent, TableLatent):
-                fill(reconstructor.latent, bases, data.dataset)
+                fill(reconstructor.latent, bases, images)
         print(
             f"warm start: {len(bases[0].density)} volumes in {time.perf_counter() - began:.0f} s", flush=True
         )
