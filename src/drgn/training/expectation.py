@@ -63,16 +63,19 @@ class Expectation:
         self,
         progress: Callable[[str, int, int], None],
         after: Callable[[int], None] = lambda radius: None,
+        extra: int = 0,
     ) -> None:
         """Alternate between weights and volumes; progress is called with (what, done, all).
 
-        After each pass but the first `after` is called with its radius: poses may change there.
+        After each pass but the first `after` is called with its radius: poses may change there. There are
+        `extra` passes more at the full radius.
         """
         largest = self.basis.radius_px
         radii = [radius for radius, times in _PASSES for _ in range(times) if radius < largest]
         radii += [largest] * (_LAST_PASSES if radii else _PASSES[0][1])
         if self.volumes == 1:
             radii = [largest]
+        radii += [largest] * extra
         progress("mean map", 0, len(radii))
         self.mean(radii[0])
         for done, radius in enumerate(radii, 1):

@@ -22,6 +22,9 @@ from drgn.training.expectation import Expectation
 
 _ROUNDS = ((8, 3), (12, 3), (16, 3), (24, 3))  # radius in Fourier pixels, mean maps made at it
 _LAST_ROUNDS = 3  # at the full radius
+_SHIFT_ROUNDS = 4  # of them, where what varies is not known yet and only shifts are moved
+_TURN_FROM = 12  # radius in Fourier pixels: below, a motion is easily taken for a turn
+EXTRA_PASSES = 3  # of expectation-maximisation at the full radius
 _STEPS = 2  # of each image against the same volumes
 _LONGEST = 2.0  # step, in root-mean-square errors of the prior
 
@@ -56,19 +59,23 @@ class Refinement:
         every: NDArray[np.int64],
         radius_px: int,
         progress: Callable[[str, int, int], None],
+        *,
+        turn: bool,
     ) -> None:
-        """Refine the poses of images `every` against mean maps of images `rows`."""
+        """Refine the poses of images `every` against mean maps of images `rows`; `turn` as of `step`."""
         mean = LinearModes(box_size=self.dataset.stack.meta.box_size, zdim=0, radius_px=radius_px)
         largest = mean.radius_px
         radii = [radius for radius, times in _ROUNDS for _ in range(times) if radius < largest]
         radii += [largest] * _LAST_ROUNDS
+        if not turn:
+            radii = radii[:_SHIFT_ROUNDS]
         expectation = Expectation(mean, self.dataset, rows, torch.Generator())
         for done, radius in enumerate(radii, 1):
             progress("poses", done, len(radii))
             expectation.mean(radius)
-            self.step(mean, every, radius)
+            self.step(mean, every, radius, turn=turn)
 
-    def step(self, basis: Basis, rows: NDArray[np.int64], radius: int, *, latent: bool = False) -> None:
+    def step(self, basis: Basis, rows: NDArray[np.int64], radius: int, *, turn: bool = True) -> None:
         """Move the poses of some images towards what the present volumes say.
 
         Parameters
@@ -79,17 +86,18 @@ class Refinement:
             (N,) images.
         radius
             In Fourier pixels, of the frequencies that are looked at.
-        latent
-            Mix them as the latent does.
+        turn
+            Whether they turn, too; otherwise the shifts alone are moved.
         """
         expectation = Expectation(basis, self.dataset, rows, torch.Generator())
         for _ in range(_STEPS):
             if len(basis.density) == 1:
                 amounts = torch.ones(len(rows), 1)
             else:
-                known = expectation.statistics(radius)
-                amounts = basis.weights(basis.encode(known)[0]) if latent else basis.expected(known)
+                amounts = basis.expected(expectation.statistics(radius))
             matrix, right = expectation.pose_equations(radius, amounts)
+            if not turn:
+                matrix[:, :3], matrix[:, :, :3], right[:, :3] = 0, 0, 0
             self._step(torch.from_numpy(rows), 2 * matrix, 2 * right)
 
     def _step(self, rows: Tensor, matrix: Tensor, right: Tensor) -> None:
@@ -107,6 +115,10 @@ class Refinement:
         """Turn (N, 3) and move (N, 2) from the table's poses to the present ones."""
         turn = rotations.to_rotvec(self.dataset.rotation[rows] @ self._rotation[rows].mT)
         return turn, self.dataset.shift_px[rows].double() - self._shift_px[rows]
+
+    def after(self, basis: Basis, every: NDArray[np.int64]) -> Callable[[int], None]:
+        """What follows a pass of expectation-maximisation up to a radius: a step of images `every`."""
+        return lambda radius: self.step(basis, every, radius, turn=radius >= min(_TURN_FROM, basis.radius_px))
 
     def keep(self) -> None:
         """Give the present poses to the model."""

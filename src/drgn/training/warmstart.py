@@ -23,7 +23,7 @@ from drgn.models.latents import TableLatent
 from drgn.models.modes import Coefficients, Subspace, posterior
 from drgn.models.nuisance import Independence
 from drgn.training.expectation import Expectation
-from drgn.training.refinement import Refinement
+from drgn.training.refinement import EXTRA_PASSES, Refinement
 
 _BATCH, _RATE = 128, 5e-3
 _TRIALS, _TRIAL_STEPS = 3, 1000  # of the latent in linear modes
@@ -130,14 +130,12 @@ def _fit(
                 expectation.run(told)
                 continue
             basis, images = bases[number - 1], every[number - 1]
-            poses.run(expectation.rows, images, basis.radius_px, told)
-            if len(basis.density) == 1:
+            one = len(basis.density) == 1
+            poses.run(expectation.rows, images, basis.radius_px, told, turn=one)
+            if one:
                 expectation.run(told)
             else:
-                expectation.run(
-                    told,
-                    lambda radius, basis=basis, images=images: poses.step(basis, images, radius),  # type: ignore[misc]
-                )
+                expectation.run(told, poses.after(basis, images), EXTRA_PASSES)
         for basis in bases[1:]:
             basis.turn_onto(bases[0])
         if not isinstance(bases[0], Subspace) or not bases[0].zdim:
