@@ -9,7 +9,7 @@
     drgn train -m latent.zdim=2,4,8                         # one run each
 
 Writes the run folder: config.yaml and run.json (what made it), checkpoints/ (best by held-out loss, last),
-latents.npz, tensorboard/ (see it with: tensorboard --logdir outputs/train), analysis/report.html.
+latents.npz, poses.star (pose=refine), tensorboard/ (see it with: tensorboard --logdir outputs/train), analysis/report.html.
 The same command with output=FOLDER goes on from FOLDER's last checkpoint.
 """
 
@@ -109,7 +109,7 @@ def train(
     from drgn.training.encode import encode
     from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
-    from drgn.training.refinement import Refinement
+    from drgn.training.refinement import Refinement, refined
     from drgn.training.warmstart import fill, fit, fit_halves
 
     started = time.perf_counter()
@@ -246,6 +246,8 @@ def train(
         skipped_images=len(module.skipped),
         rejected=rejected,
     )
+    if isinstance(reconstructor.pose, RefinedPose):
+        refined(particles, run.model().pose, data.dataset).save(run.place("poses.star"))
     encoded = encode(
         run.model(fitter.strategy.root_device),
         data.predict_dataloader(),

@@ -49,5 +49,5 @@ class RefinedPose(nn.Module):
     def forward(self, row: Tensor, rotation: Tensor, shift_px: Tensor) -> tuple[Tensor, Tensor]:
         """Rotation (B, 3, 3) and shift (B, 2) in pixels of particles `row` (B,), given the table's."""
         with torch.autocast(rotation.device.type, enabled=False):
-            turned = rotations.from_rotvec(self.turn[row]) @ rotation
+            turned = rotations.from_rotvec(self.turn[row].to(rotation.dtype)) @ rotation
         return turned, shift_px + self.move_px[row]

@@ -7,13 +7,15 @@ steps against them, low resolution first: there a step of several degrees is sti
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from drgn.data.dataset import ParticleDataset
+from drgn.formats.particles import Particles
 from drgn.models.basis import Basis
 from drgn.models.modes import LinearModes
 from drgn.models.poses import RefinedPose
@@ -125,3 +127,13 @@ class Refinement:
         turn, move_px = self._wrong(torch.arange(len(self._rotation)))
         self.pose.turn.copy_(turn)
         self.pose.move_px.copy_(move_px)
+
+
+@torch.no_grad()
+def refined(particles: Particles, pose: nn.Module, dataset: ParticleDataset) -> Particles:
+    """The particles, which are those of the dataset, with the poses that a model has for them."""
+    rows = np.arange(len(particles))
+    rotation, shift_px = pose(torch.from_numpy(rows), dataset.rotation, dataset.shift_px)
+    table = particles.table.copy()
+    table[["shift_x_A", "shift_y_A"]] = (shift_px * dataset.pixel_size_A[:, None]).double().numpy()
+    return particles.posed_as(replace(particles, table=table, rotation=rotation.numpy()), rows)
