@@ -9,7 +9,8 @@
     drgn train -m latent.zdim=2,4,8                         # one run each
 
 Writes the run folder: config.yaml and run.json (what made it), checkpoints/ (best by held-out loss, last),
-latents.npz, poses.star (pose=refine), tensorboard/ (see it with: tensorboard --logdir outputs/train), analysis/report.html.
+latents.npz, poses.star (with pose=refine), tensorboard/ (see it with: tensorboard --logdir outputs/train),
+analysis/report.html.
 The same command with output=FOLDER goes on from FOLDER's last checkpoint.
 """
 

@@ -76,7 +76,7 @@ def still(tmp_path_factory):
     """600 images of one map, nearly without noise."""
     folder = tmp_path_factory.mktemp("still")
     options = ["set=uniform_small", "n_particles=600", "box_size=32", "pixel_size_A=12", "snr=100"]
-    options += ["molecule.n_maps=1", "molecule.resolution_A=24"]
+    options += ["molecule.motion=null", "molecule.n_maps=1", "molecule.resolution_A=24"]
     star = simulate(**{**compose("simulate", options), "output": folder})
     particles = Particles.from_file(star)
     stack = prepare(particles, box_size=32, window=True, cache=folder / "prepared")
@@ -112,3 +112,47 @@ def test_poses_come_back(still):
 
 def test_true_poses_stay(still):
     assert np.median(refine(still, 0, 0).rotation_deg) < 0.3
+
+
+@pytest.fixture(scope="module")
+def star(tmp_path_factory):
+    """A star file of 300 images with wrong poses."""
+    options = ["n_particles=300", "box_size=16", "pixel_size_A=12", "snr=1"]
+    options += ["poses.error_deg=4", "poses.error_A=10"]
+    return simulate(**{**compose("simulate", options), "output": tmp_path_factory.mktemp("wrong")})
+
+
+def test_a_run_writes_its_poses_resumes_and_is_scored(star, train_tiny, tmp_path):
+    options = (f"dataset.particles={star}", "pose=refine", "warmstart=subspace", "warmstart.modes=2")
+    straight = train_tiny(*options, "epochs=2")
+    parted = train_tiny(*options)
+    pose = torch.load(parted / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert pose["reconstructor.pose.turn"].abs().max() > 0
+    train_tiny(*options, "epochs=2", output=parted)
+    for name in ("turn", "move_px"):
+        found = [getattr(Run.open(run).model().pose, name) for run in (straight, parted)]
+        assert torch.equal(*found)
+    assert (straight / "poses.star").read_text() == (parted / "poses.star").read_text()
+    before, after = (read_blocks(path)["particles"] for path in (star, straight / "poses.star"))
+    assert list(before["rlnImageName"]) == list(after["rlnImageName"])
+    assert set(before.columns) <= set(after.columns)
+    read = Particles.from_file(straight / "poses.star")
+    old = Particles.from_file(star)
+    turned = rotations.angle_deg(torch.from_numpy(read.rotation), torch.from_numpy(old.rotation))
+    assert torch.allclose(
+        turned.float(), torch.rad2deg(pose["reconstructor.pose.turn"].norm(dim=1)), atol=1e-2
+    )
+    score(**{**compose("score", ["n_images=2", "n_maps=1"]), "run": straight, "output": tmp_path / "score"})
+    errors = pd.read_csv(tmp_path / "score" / "poses.csv")
+    assert len(errors) == 300
+    scores = json.loads((tmp_path / "score" / "scores.json").read_text())
+    assert math.isclose(
+        scores["rotation_error_median_deg"], errors["rotation_error_deg"].median(), rel_tol=1e-3
+    )
+
+
+def test_refinement_needs_volumes_and_a_prior(star, train_tiny):
+    with pytest.raises(InputError, match="pose=refine needs volumes"):
+        train_tiny(f"dataset.particles={star}", "pose=refine")
+    with pytest.raises(InputError, match=r"pose.prior_deg=0"):
+        train_tiny(f"dataset.particles={star}", "pose=refine", "pose.prior_deg=0", "warmstart=subspace")
