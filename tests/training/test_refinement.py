@@ -14,14 +14,12 @@ from drgn.data.prepared import prepare
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
 from drgn.formats.star import read_blocks
-from drgn.models.modes import LinearModes
 from drgn.models.poses import RefinedPose
 from drgn.physics import rotations, voxels
 from drgn.run import Run
 from drgn.score import score
 from drgn.scoring.poses import pose_errors
 from drgn.simulate import simulate
-from drgn.training.expectation import Expectation
 from drgn.training.refinement import Refinement
 
 
