@@ -2,8 +2,8 @@
 
     python run.py SET N BOX DEG PX MODES > LOG      # MODES 0: homogeneous
 
-SET is a folder with particles.star at true poses; its first N images are used at box BOX. Rotations are disturbed
-by DEG degrees rms, shifts by PX pixels rms of a box of 64.
+SET is a folder with particles.star at true poses; its first N images are used at box BOX. Rotations are
+disturbed by DEG degrees rms, shifts by PX pixels rms of a box of 64.
 """
 
 import sys
