@@ -143,7 +143,7 @@ def test_a_run_writes_its_poses_resumes_and_is_scored(star, train_tiny, tmp_path
     score(**{**compose("score", ["n_images=2", "n_maps=1"]), "run": straight, "output": tmp_path / "score"})
     errors = pd.read_csv(tmp_path / "score" / "poses.csv")
     assert len(errors) == 300
-    scores = json.loads((tmp_path / "score" / "scores.json").read_text())
+    scores = json.loads((tmp_path / "score" / "score.json").read_text())
     assert math.isclose(
         scores["rotation_error_median_deg"], errors["rotation_error_deg"].median(), rel_tol=1e-3
     )
