@@ -9,7 +9,8 @@
     drgn train -m latent.zdim=2,4,8                         # one run each
 
 Writes the run folder: config.yaml and run.json (what made it), checkpoints/ (best by held-out loss, last),
-latents.npz, tensorboard/ (see it with: tensorboard --logdir outputs/train), analysis/report.html.
+latents.npz, poses.star (with pose=refine), tensorboard/ (see it with: tensorboard --logdir outputs/train),
+analysis/report.html.
 The same command with output=FOLDER goes on from FOLDER's last checkpoint.
 """
 
@@ -92,6 +93,7 @@ def train(
     from drgn.data.progress import CheckProgress
     from drgn.models.halves import Halves
     from drgn.models.latents import TableLatent
+    from drgn.models.poses import RefinedPose
     from drgn.models.reconstructor import Reconstructor
     from drgn.run import Run, build_reconstructor
     from drgn.simulate import make_missing
@@ -108,6 +110,7 @@ def train(
     from drgn.training.encode import encode
     from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
+    from drgn.training.refinement import Refinement, refined
     from drgn.training.warmstart import fill, fit, fit_halves
 
     started = time.perf_counter()
@@ -166,13 +169,18 @@ def train(
                 "nuisance": next(iter(reconstructor.nuisances), None),
                 "progress": lambda what, done, n: shown.update(f"{what}, pass {done} of {n}"),
             }
-            rows = data.rows(heldout=False)
+            rows, images = data.rows(heldout=False), data.dataset
+            if isinstance(reconstructor.pose, RefinedPose):
+                known["poses"] = refinement = Refinement(reconstructor.pose, images)
             if len(bases) == 1:
-                fit(bases[0], data.dataset, rows, **known)
+                fit(bases[0], images, rows, **known)
             else:
-                fit_halves(bases, data.dataset, rows, **known)
+                fit_halves(bases, images, rows, **known)
+            if isinstance(reconstructor.pose, RefinedPose):
+                refinement.keep()
+                images = refinement.dataset
             if isinstance(reconstructor.latent, TableLatent):
-                fill(reconstructor.latent, bases, data.dataset)
+                fill(reconstructor.latent, bases, images)
         print(
             f"warm start: {len(bases[0].density)} volumes in {time.perf_counter() - began:.0f} s", flush=True
         )
@@ -239,6 +247,8 @@ def train(
         skipped_images=len(module.skipped),
         rejected=rejected,
     )
+    if isinstance(reconstructor.pose, RefinedPose):
+        refined(particles, run.model().pose, data.dataset).save(run.place("poses.star"))
     encoded = encode(
         run.model(fitter.strategy.root_device),
         data.predict_dataloader(),

@@ -1,6 +1,8 @@
 """Batches of prepared images with their poses and CTF, and the order they come in."""
 
+import copy
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import numpy as np
 import torch
@@ -106,6 +108,12 @@ class ParticleDataset(Dataset[Batch]):
         if self.half is not None:
             batch["half"] = self.half[index]
         return batch
+
+    def posed(self, rotation: Tensor, shift_px: Tensor) -> Self:
+        """The same images at other poses, (N, 3, 3) and (N, 2), which are taken over and not copied."""
+        other = copy.copy(self)
+        other.rotation, other.shift_px = rotation, shift_px
+        return other
 
     def taken(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         """How images were taken: rotation, shift_px and ctf_parameters as in a `Batch`."""

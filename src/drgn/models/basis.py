@@ -70,6 +70,10 @@ class Basis(nn.Module):
         """Weights (B, A) of the volumes at z (B, Z); (1, A) without a latent."""
         raise NotImplementedError
 
+    def expected(self, known: Statistics) -> Tensor:
+        """Weights (B, A) that the images show, without the latent."""
+        raise NotImplementedError
+
     def moments(self, known: Statistics) -> tuple[Tensor, Tensor]:
         """E[w] (B, A) and E[w w^T] (B, A, A) of the images, which the next volumes are solved with."""
         raise NotImplementedError

@@ -40,6 +40,10 @@ class Classes(Basis):
         """The latent itself; the one volume there is without one."""
         return self.density.new_ones(1, 1) if z is None else z
 
+    def expected(self, known: Statistics) -> Tensor:
+        """Probability of each class, (B, Z)."""
+        return self.encode(known)[0]
+
     def moments(self, known: Statistics) -> tuple[Tensor, Tensor]:
         """Each image belongs to one class: E[w] is its probabilities, E[w w^T] has them on the diagonal."""
         probability, _ = self.encode(known)

@@ -96,6 +96,11 @@ class Halves(nn.Module):
         return self.reconstructors[0].latent
 
     @property
+    def pose(self) -> nn.Module:
+        """The same for both."""
+        return self.reconstructors[0].pose
+
+    @property
     def loss_function(self) -> nn.Module:
         """The same for both."""
         return self.reconstructors[0].loss_function

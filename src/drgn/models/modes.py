@@ -63,6 +63,10 @@ class LinearModes(Basis):
         coefficients = self.decode(z).float()
         return torch.cat([coefficients.new_ones(len(z), 1), coefficients], dim=1)
 
+    def expected(self, known: Statistics) -> Tensor:
+        """1 for the mean, then the posterior mean of the coefficients, (B, K + 1)."""
+        return torch.cat([known.overlap.new_ones(len(known.overlap), 1), posterior(known).mean], dim=1)
+
     def moments(self, known: Statistics) -> tuple[Tensor, Tensor]:
         """E[w] and E[w w^T] of w = (1, coefficients), these whitened over the particles."""
         n = len(known.overlap)

@@ -13,6 +13,7 @@ from drgn.models.encoders import Observation
 from drgn.models.latents import Posterior, PosteriorLatent
 from drgn.models.losses import Loss
 from drgn.models.nuisance import Independence
+from drgn.models.poses import RefinedPose
 from drgn.physics import fourier, imaging
 from drgn.physics.grids import half_lattice
 from drgn.physics.imaging import Batch
@@ -98,6 +99,10 @@ class Reconstructor(nn.Module):
             raise InputError(
                 "model=linear, model=classes and latent=posterior need volumes to start from:"
                 " warmstart=linear, warmstart=classes or warmstart=subspace"
+            )
+        if basis is None and isinstance(pose, RefinedPose):
+            raise InputError(
+                "pose=refine needs volumes to refine against: warmstart=subspace, linear or classes"
             )
         if nuisance is not None and (not self.zdim or isinstance(latent, PosteriorLatent)):
             raise InputError(

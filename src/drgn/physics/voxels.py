@@ -95,6 +95,35 @@ def add_images(right: F32, left: F32, rotation: F32, coordinates: F32, centred: 
     _add_one(right, left, rotation, coordinates, centred, weight)
 
 
+def pose_equations(
+    grid: F32, rotation: F32, coordinates: F32, centred: C64, weight: F32, amounts: F32, angular: F32
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gauss-Newton equations of a small turn w and move d of each image.
+
+    The image shows s(exp(w) R) exp(i k.d) with the slice s of sum_a amounts_a V_a. A pose is left by the step
+    matrix^-1 right, of w (radians, see `rotations.from_rotvec`) and d (pixels) in turn.
+
+    Parameters
+    ----------
+    grid, rotation, coordinates, centred, weight
+        As of `statistics`.
+    amounts
+        (B, A), what each image has of each volume.
+    angular
+        (P, 2), k in radians per pixel of the image.
+
+    Returns
+    -------
+    tuple of arrays
+        matrix (B, 5, 5), sum c^2 Re(J_i* J_j) with the derivatives J of the slice, and right (B, 5),
+        sum Re(J_i* (c y - c^2 s)).
+    """
+    matrix, right = np.zeros((len(weight), 5, 5)), np.zeros((len(weight), 5))
+    _pose_equations(grid, rotation, coordinates, centred, weight, amounts, angular, matrix, right)
+    lower = np.tril(matrix, -1)
+    return matrix + lower.transpose(0, 2, 1), right
+
+
 def complete_plane(grid: F32, conjugate: bool) -> None:
     """Give each voxel of the plane z = 0 what fell on its mate, in place; `conjugate` where it is complex."""
     plane = grid[0, :-1, :-1]
@@ -205,3 +234,50 @@ def _add_one(right, left, rotation, coordinates, centred, weight):  # type: igno
                         right[k + oz, j + oy, i + ox, 0] += share * real
                         right[k + oz, j + oy, i + ox, 1] += share * imaginary
                         left[k + oz, j + oy, i + ox, 0] += share * w
+
+
+@numba.njit(fastmath=True, nogil=True, cache=True)
+def _pose_equations(grid, rotation, coordinates, centred, weight, amounts, angular, matrix, right):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    channels, origin = grid.shape[3], grid.shape[2] // 2 - 1
+    corners = np.zeros((8, 2), np.float32)
+    jacobian = np.zeros((5, 2), np.float32)
+    slope = np.zeros((3, 2), np.float32)
+    for b in range(weight.shape[0]):
+        r = rotation[b]
+        for p in range(weight.shape[1]):
+            u, v = coordinates[p, 0], coordinates[p, 1]
+            i, j, k, dx, dy, dz, sign = _corner(u, v, r, origin)
+            ex, ey, ez = np.float32(1) - dx, np.float32(1) - dy, np.float32(1) - dz
+            for corner in range(8):
+                voxel = grid[k + (corner >> 2), j + ((corner >> 1) & 1), i + (corner & 1)]
+                real, imaginary = np.float32(0), np.float32(0)
+                for a in range(channels // 2):
+                    real += amounts[b, a] * voxel[2 * a]
+                    imaginary += amounts[b, a] * voxel[2 * a + 1]
+                corners[corner, 0], corners[corner, 1] = real, imaginary
+            w = weight[b, p]
+            for c in range(2):
+                # S(-k) = S(k)*: the gradient of a folded frequency has the other sign as well
+                own = sign if c else np.float32(1)
+                q0, q1, q2, q3 = corners[0, c], corners[1, c], corners[2, c], corners[3, c]
+                q4, q5, q6, q7 = corners[4, c], corners[5, c], corners[6, c], corners[7, c]
+                near = ey * (ex * q0 + dx * q1) + dy * (ex * q2 + dx * q3)
+                far = ey * (ex * q4 + dx * q5) + dy * (ex * q6 + dx * q7)
+                value = own * (ez * near + dz * far)
+                gx = ez * (ey * (q1 - q0) + dy * (q3 - q2)) + dz * (ey * (q5 - q4) + dy * (q7 - q6))
+                gy = ez * (ex * (q2 - q0) + dx * (q3 - q1)) + dz * (ex * (q6 - q4) + dx * (q7 - q5))
+                gz = far - near
+                for row in range(3):
+                    slope[row, c] = own * sign * (r[row, 0] * gx + r[row, 1] * gy + r[row, 2] * gz)
+                jacobian[0, c] = v * slope[2, c]  # the frequency (u, v, 0) x slope
+                jacobian[1, c] = -u * slope[2, c]
+                jacobian[2, c] = u * slope[1, c] - v * slope[0, c]
+                # i k s
+                jacobian[3, 1 - c] = value * angular[p, 0] * (-1 if c else 1)
+                jacobian[4, 1 - c] = value * angular[p, 1] * (-1 if c else 1)
+                corners[0, c] = (centred[b, p].imag if c else centred[b, p].real) - w * value
+            for row in range(5):
+                right[b, row] += jacobian[row, 0] * corners[0, 0] + jacobian[row, 1] * corners[0, 1]
+                for column in range(row + 1):
+                    product = jacobian[row, 0] * jacobian[column, 0] + jacobian[row, 1] * jacobian[column, 1]
+                    matrix[b, row, column] += w * product

@@ -198,6 +198,8 @@ def of_poses(subject: Subject, given: Path | None, folder: Path) -> poses.PoseEr
         Of the results.
     """
     particles, rows = subject.particles, subject.all_rows
+    if given is None and subject.run is not None and subject.run.place("poses.star").is_file():
+        given = subject.run.place("poses.star")
     if given is not None and given.suffix in (".pkl", ".npz"):
         particles = Particles.from_file(particles.source.path, poses=given)
         rows = subject.truth.rows_of(particles)

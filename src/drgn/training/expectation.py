@@ -6,6 +6,7 @@ it, it is taken back (`masks.local_wiener`): what varies is small beside the box
 there. A pass costs about a millisecond per image and volumes of 10.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -58,31 +59,35 @@ class Expectation:
         self.index = (frequencies * dataset.stack.meta.box_size).numpy()  # in Fourier pixels
         _, self.particle = torch.unique(dataset.group[torch.from_numpy(rows)], return_inverse=True)
 
-    def run(self, progress: Callable[[str, int, int], None]) -> None:
-        """Alternate between weights and volumes; progress is called with (what, done, all)."""
+    def run(
+        self,
+        progress: Callable[[str, int, int], None],
+        after: Callable[[int], None] = lambda radius: None,
+        extra: int = 0,
+    ) -> None:
+        """Alternate between weights and volumes; progress is called with (what, done, all).
+
+        After each pass but the first `after` is called with its radius: poses may change there. There are
+        `extra` passes more at the full radius.
+        """
         largest = self.basis.radius_px
         radii = [radius for radius, times in _PASSES for _ in range(times) if radius < largest]
         radii += [largest] * (_LAST_PASSES if radii else _PASSES[0][1])
         if self.volumes == 1:
             radii = [largest]
+        radii += [largest] * extra
         progress("mean map", 0, len(radii))
-        self._maximise(radii[0], self._only_mean(), torch.diag_embed(self._only_mean()))
+        self.mean(radii[0])
         for done, radius in enumerate(radii, 1):
             progress("volumes", done, len(radii))
             self._maximise(radius, *self.basis.moments(self.statistics(radius)))
+            after(radius)
         self.basis.arrange()
 
     def statistics(self, radius: int | None = None) -> Statistics:
         """Of the present volumes in every image up to a radius, those of one particle summed."""
         radius = self.basis.radius_px if radius is None else radius
-        side = self.basis.side
-        grid = voxels.half_grid(_OVERSAMPLING * radius, 2 * self.volumes)
-        reach = min(_OVERSAMPLING * radius + 1, side * _OVERSAMPLING // 2 - 1)
-        for a, density in enumerate(self.basis.density):
-            half = gridding.half_of(padded_transform(density, _OVERSAMPLING), reach)
-            gridding.centre_of(grid, reach)[..., 2 * a : 2 * a + 2] = torch.view_as_real(half).numpy()
-        gram = torch.zeros(len(self.rows), self.volumes, self.volumes)
-        overlap = torch.zeros(len(self.rows), self.volumes)
+        grid, gram, overlap = self.grid(radius), *self._empty()
 
         def work(item: tuple[slice, Callable[[], Matched]]) -> None:
             chunk, read = item
@@ -93,6 +98,45 @@ class Expectation:
 
         in_threads(work, list(matched_chunks(self.dataset, self.rows, radius)), self.threads)
         return Statistics(shared(gram, self.particle), shared(overlap, self.particle))
+
+    def pose_equations(self, radius: int, amounts: Tensor) -> tuple[Tensor, Tensor]:
+        """Gauss-Newton equations (N, 5, 5) and (N, 5) of the rows' poses, see `voxels.pose_equations`.
+
+        Each image shows the present volumes in its amounts (N, A).
+        """
+        grid = self.grid(radius)
+        matrix = torch.zeros(len(self.rows), 5, 5, dtype=torch.float64)
+        right = torch.zeros(len(self.rows), 5, dtype=torch.float64)
+        angular = (2 * math.pi * self.frequencies).numpy()
+
+        def work(item: tuple[slice, Callable[[], Matched]]) -> None:
+            chunk, read = item
+            rotation, centred, weight = read()
+            n = weight.shape[1]
+            known = (grid, rotation, _OVERSAMPLING * self.index[:n], centred, weight)
+            m, h = voxels.pose_equations(*known, amounts[chunk].contiguous().numpy(), angular[:n])
+            matrix[chunk], right[chunk] = torch.from_numpy(m), torch.from_numpy(h)
+
+        in_threads(work, list(matched_chunks(self.dataset, self.rows, radius)), self.threads)
+        return matrix, right
+
+    def mean(self, radius: int) -> None:
+        """New volumes up to a radius, of which each image shows the mean alone."""
+        self._maximise(radius, self._only_mean(), torch.diag_embed(self._only_mean()))
+
+    def _empty(self) -> tuple[Tensor, Tensor]:
+        n = len(self.rows)
+        return torch.zeros(n, self.volumes, self.volumes), torch.zeros(n, self.volumes)
+
+    def grid(self, radius: int) -> NDArray[np.float32]:
+        """Half grid of the present volumes, oversampled, up to a radius."""
+        side = self.basis.side
+        grid = voxels.half_grid(_OVERSAMPLING * radius, 2 * self.volumes)
+        reach = min(_OVERSAMPLING * radius + 1, side * _OVERSAMPLING // 2 - 1)
+        for a, density in enumerate(self.basis.density):
+            half = gridding.half_of(padded_transform(density, _OVERSAMPLING), reach)
+            gridding.centre_of(grid, reach)[..., 2 * a : 2 * a + 2] = torch.view_as_real(half).numpy()
+        return grid
 
     def refit(self, first: Tensor, second: Tensor) -> None:
         """New volumes at the full radius from the moments of the rows' weights, (N, A) and (N, A, A)."""

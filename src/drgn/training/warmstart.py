@@ -23,6 +23,7 @@ from drgn.models.latents import TableLatent
 from drgn.models.modes import Coefficients, Subspace, posterior
 from drgn.models.nuisance import Independence
 from drgn.training.expectation import Expectation
+from drgn.training.refinement import EXTRA_PASSES, Refinement
 
 _BATCH, _RATE = 128, 5e-3
 _TRIALS, _TRIAL_STEPS = 3, 1000  # of the latent in linear modes
@@ -43,6 +44,7 @@ def fit(
     beta: float,
     seed: int,
     nuisance: Independence | None = None,
+    poses: Refinement | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Find the volumes and the networks of a basis, in place.
@@ -61,10 +63,12 @@ def fit(
         Of the start.
     nuisance
         A penalty on a latent that follows how the images were taken, measured already.
+    poses
+        Of the dataset: those of all its images are refined on the way.
     progress
         Called with (what, done, all).
     """
-    _fit([basis], dataset, [rows], beta, seed, nuisance, progress)
+    _fit([basis], dataset, [rows], beta, seed, nuisance, poses, progress)
 
 
 def fit_halves(
@@ -75,6 +79,7 @@ def fit_halves(
     beta: float,
     seed: int,
     nuisance: Independence | None = None,
+    poses: Refinement | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Find the volumes of two bases, each from the rows of its half alone, and their common networks.
@@ -83,7 +88,7 @@ def fit_halves(
     """
     assert dataset.half is not None
     half = dataset.half.numpy()[rows]
-    _fit(bases, dataset, [rows[half == number] for number in (0, 1)], beta, seed, nuisance, progress)
+    _fit(bases, dataset, [rows[half == number] for number in (0, 1)], beta, seed, nuisance, poses, progress)
 
 
 class Penalty(NamedTuple):
@@ -100,20 +105,37 @@ def _fit(
     beta: float,
     seed: int,
     nuisance: Independence | None,
+    poses: Refinement | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)  # each basis has a start of its own
+    every = [np.arange(len(dataset))]
+    if len(bases) > 1:
+        assert dataset.half is not None
+        every = [np.flatnonzero(dataset.half.numpy() == number) for number in (0, 1)]
+    if poses is not None:
+        dataset = poses.dataset
     with torch.no_grad():
         expectations = [
             Expectation(basis, dataset, mine, generator) for basis, mine in zip(bases, rows, strict=True)
         ]
         for number, expectation in enumerate(expectations, 1):
             name = f"half {number}, " if len(bases) > 1 else ""
-            expectation.run(
+            told = (
                 (lambda what, done, n, name=name: progress(name + what, done, n))  # type: ignore[misc]
                 if progress
                 else (lambda what, done, n: None)
             )
+            if poses is None:
+                expectation.run(told)
+                continue
+            basis, images = bases[number - 1], every[number - 1]
+            one = len(basis.density) == 1
+            poses.run(expectation.rows, images, basis.radius_px, told, turn=one)
+            if one:
+                expectation.run(told)
+            else:
+                expectation.run(told, poses.after(basis, images), EXTRA_PASSES)
         for basis in bases[1:]:
             basis.turn_onto(bases[0])
         if not isinstance(bases[0], Subspace) or not bases[0].zdim:
