@@ -187,8 +187,15 @@ class Session:
             if path.name == "traverse.json":
                 found["level"] = json.loads(path.read_text()).get("level")
             if path.name == "z.csv":
-                found["z"] = pd.read_csv(path).filter(regex=r"^z\d+$").to_numpy().tolist()
+                z = pd.read_csv(path).filter(regex=r"^z\d+$").to_numpy()
+                found |= {"z": z.tolist(), "at": self._placed(z)}
         return found
+
+    def _placed(self, z: np.ndarray) -> dict[str, list[float]]:
+        """Where latents (M, Z) are on the axes that are linear in z."""
+        axes = self.required().axes
+        along = {"z": z, "PC": (z - axes.mean) @ axes.components.T}
+        return {f"{name}{i + 1}": values[:, i].tolist() for name, values in along.items() for i in range(z.shape[1])}
 
 
 def _whole(request: dict[str, Any], name: str, low: int, high: int) -> int:
