@@ -195,7 +195,11 @@ class Session:
         """Where latents (M, Z) are on the axes that are linear in z."""
         axes = self.required().axes
         along = {"z": z, "PC": (z - axes.mean) @ axes.components.T}
-        return {f"{name}{i + 1}": values[:, i].tolist() for name, values in along.items() for i in range(z.shape[1])}
+        return {
+            f"{name}{i + 1}": values[:, i].tolist()
+            for name, values in along.items()
+            for i in range(z.shape[1])
+        }
 
 
 def _whole(request: dict[str, Any], name: str, low: int, high: int) -> int:

@@ -2,11 +2,12 @@
 
 import { ask, bytesOf, floats, json, rows as rowsOf, save, saveFile } from "/static/api.js";
 import { Panels } from "/static/panels.js";
-import { Scatter, tidy } from "/static/scatter.js";
+import { crowding, Scatter, tidy } from "/static/scatter.js";
 import { Selection } from "/static/selection.js";
 import { Volumes } from "/static/volumes.js";
 
 export const by = (id) => document.getElementById(id);
+const DENSITY = "density"; // a colour that is computed here
 const state = { run: null, columns: new Map(), picked: null, busy: 0 };
 const selection = new Selection();
 let scatter, volumes, panels;
@@ -47,11 +48,12 @@ function label(name) {
 async function draw() {
   const [x, y, colour] = ["axis-x", "axis-y", "colour"].map((id) => by(id).value);
   say("drawing");
+  const [across, up] = [await column(x), await column(y)];
+  const values = colour === DENSITY ? crowding(across, up) : colour ? await column(colour) : null;
   await scatter.draw(
-    { name: x, values: await column(x), label: label(x) },
-    { name: y, values: await column(y), label: label(y) },
-    { name: colour, values: colour ? await column(colour) : null, kind: kindOf(colour) },
-    by("density").checked,
+    { name: x, values: across, label: label(x) },
+    { name: y, values: up, label: label(y) },
+    { name: colour === DENSITY ? "log10 of particles around" : colour, values, kind: kindOf(colour) },
   );
   say("");
 }
@@ -86,7 +88,7 @@ async function load() {
   const flat = columns.some((one) => one.name === "UMAP1") ? ["UMAP1", "UMAP2"] : ["PC1", state.run.zdim > 1 ? "PC2" : "z_norm"];
   fill(by("axis-x"), columns, flat[0]);
   fill(by("axis-y"), columns, flat[1]);
-  fill(by("colour"), columns, classes[0]?.name, "none");
+  fill(by("colour"), [{ name: DENSITY, group: "crowding" }, ...columns], classes[0]?.name ?? DENSITY, "none");
   fill(by("threshold-column"), columns.filter((one) => one.kind === "number"), "z_norm");
   fill(by("cluster-column"), columns.filter((one) => one.kind === "class"), classes[0]?.name);
   by("row").max = n - 1;
@@ -189,7 +191,7 @@ function mode(name) {
 }
 
 function wireView() {
-  for (const id of ["axis-x", "axis-y", "colour", "density"]) by(id).onchange = act(draw);
+  for (const id of ["axis-x", "axis-y", "colour"]) by(id).onchange = act(draw);
   for (const button of document.querySelectorAll("[data-mode]")) button.onclick = () => mode(button.dataset.mode);
   scatter.addEventListener("pick", act(({ detail }) => pick(detail)));
   scatter.addEventListener("hover", ({ detail: row }) => {

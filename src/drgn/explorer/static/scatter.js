@@ -3,7 +3,7 @@
 import { createScatterplot } from "/static/vendor/regl-scatterplot.js";
 import { classColour, encode, viridis } from "/static/colours.js";
 
-const MARGIN = 0.94;
+const [LEFT, RIGHT, BOTTOM, TOP] = [-0.82, 0.94, -0.88, 0.93]; // of the canvas, from -1 to 1
 
 export class Scatter extends EventTarget {
   constructor(canvas, overlay) {
@@ -26,9 +26,14 @@ export class Scatter extends EventTarget {
       actionKeyMap: { lasso: "shift" },
     });
     this.plot.subscribe("lassoStart", () => { this.lassoing = true; });
-    this.plot.subscribe("lassoEnd", () => setTimeout(() => { this.lassoing = false; }, 0));
+    // a lasso that ends where it began is a click too, which is then no choice of a particle
+    canvas.addEventListener("pointerdown", () => { this.lassoing = this.lassoed = false; });
     this.plot.subscribe("select", ({ points }) => {
-      if (this.lassoing) this.emit("lasso", Array.from(points));
+      if (this.lassoing) {
+        this.lassoing = false;
+        this.lassoed = true;
+        this.emit("lasso", Array.from(points));
+      } else if (this.lassoed) this.highlight(this.selected);
       else {
         this.highlight(this.selected);
         this.emit("pick", points[points.length - 1]);
@@ -45,27 +50,25 @@ export class Scatter extends EventTarget {
 
   fit() {
     const { clientWidth: width, clientHeight: height } = this.canvas.parentElement;
-    this.plot.set({ width, height });
+    this.plot.set({ width, height, aspectRatio: width / height });
     this.overlay.width = width * devicePixelRatio;
     this.overlay.height = height * devicePixelRatio;
   }
 
   // axes: {name, values}; colour: {name, values, kind}
-  async draw(x, y, colour, density) {
+  async draw(x, y, colour) {
     const moved = this.x?.values !== x.values || this.y?.values !== y.values;
     this.x = { ...x, ...range(x.values) };
     this.y = { ...y, ...range(y.values) };
     this.colour = colour;
     this.encoded = encode(colour.values, colour.kind);
     const n = x.values.length;
-    const points = { x: placed(x.values, this.x), y: placed(y.values, this.y) };
+    const points = { x: placed(x.values, this.x, LEFT, RIGHT), y: placed(y.values, this.y, BOTTOM, TOP) };
     if (this.encoded.z) points.z = this.encoded.z;
-    this.ends = [this.x.at, this.y.at];
     this.plot.set({
       pointColor: this.encoded.map.length > 1 ? this.encoded.map : this.encoded.map[0],
       colorBy: this.encoded.z ? "valueA" : null,
       opacityBy: "density",
-      densityFill: density ? 0.4 : 0.15,
       pointSize: n > 200000 ? 2 : n > 20000 ? 3 : 4,
     });
     const index = moved ? undefined : this.plot.get("spatialIndex");
@@ -194,9 +197,19 @@ function range(values) {
   return { low, high, at: [first, last] };
 }
 
-function placed(values, { low, high }) {
-  const scale = 2 * MARGIN / (high - low || 1);
-  return Float32Array.from(values, (value) => Number.isFinite(value) ? (value - low) * scale - MARGIN : -MARGIN);
+function placed(values, { low, high }, from, to) {
+  const scale = (to - from) / (high - low || 1);
+  return Float32Array.from(values, (value) => Number.isFinite(value) ? (value - low) * scale + from : from);
+}
+
+// Logarithm of the number of particles around each, from a histogram of the two axes.
+export function crowding(x, y, cells = 160) {
+  const [a, b] = [range(x), range(y)];
+  const at = (value, { low, high }) => Math.min(cells - 1, Math.max(0, Math.floor((value - low) / (high - low || 1) * cells)));
+  const counts = new Float32Array(cells * cells);
+  const cell = Uint32Array.from(x, (value, i) => at(value, a) + cells * at(y[i], b));
+  for (const one of cell) counts[one] += 1;
+  return Float32Array.from(cell, (one) => Math.log10(counts[one]));
 }
 
 export function tidy(value) {
