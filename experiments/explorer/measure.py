@@ -2,8 +2,8 @@
 
     python experiments/explorer/measure.py --folder work
 
-Makes a run on 200 simulated images at box 64, and a table of 1,000,000 particles with drawn latents in the form of a
-run of cryoDRGN, serves each, and writes results.json beside this file.
+Makes a run on 200 simulated images at box 64, and a table of 1,000,000 particles with drawn latents in the form
+of a run of cryoDRGN, serves each, and writes results.json beside this file.
 """
 
 import argparse
@@ -58,7 +58,10 @@ def million(folder: Path, n: int) -> Path:
 @contextmanager
 def page_of(run: Path) -> Any:
     command = [sys.executable, "-m", "drgn.explore", f"run={run}", "port=0", "browser=false"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
+        sync_playwright() as playwright,
+    ):
         address = server.stdout.readline().strip()
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1280, "height": 800})

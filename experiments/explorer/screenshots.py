@@ -1,7 +1,7 @@
 """Screenshots of each page of the explorer, 1280 x 800, of a run that is served by drgn explore.
 
-    drgn explore run=RUN port=8123 browser=false        # prints ADDRESS
-    python experiments/explorer/screenshots.py ADDRESS --folder screenshots
+drgn explore run=RUN port=8123 browser=false        # prints ADDRESS
+python experiments/explorer/screenshots.py ADDRESS --folder screenshots
 """
 
 import argparse

@@ -143,6 +143,10 @@ class Session:
         name = named(str(request.get("selection", "")))
         self.selections.load(name)
         output = self.folder / "evidence" / name
+        if not self.run.has_images:  # of cryoDRGN: its particles are back-projected from their file
+            star = self.selections.export("particles", "star", self.selections.load(name), output)
+            options = {"dataset": "custom", "dataset.particles": star, "output": output}
+            return self.jobs.start(f"evidence for {name}", "backproject", options, output)
         options = {"indices": self.selections.path(name), "output": output}
         return self._verb(f"evidence for {name}", "validate", options, output)
 

@@ -160,11 +160,12 @@ export class Panels {
   }
 
   async showEvidence(job, result) {
-    const words = Object.assign(document.createElement("p"), { textContent: job.lines.find((line) => line.includes("half maps agree")) ?? "" });
+    const words = Object.assign(document.createElement("p"), { textContent: job.lines.findLast((line) => line.includes("half maps")) ?? job.lines.at(-1) ?? "" });
     const files = Object.fromEntries(result.files.map((name) => [name.split("/").pop(), name]));
     const both = Object.assign(document.createElement("button"), { textContent: "Show images’ map beside the neural one" });
     both.onclick = act(async () => {
       for (const [file, label, beside] of [["neural.mrc", "neural", false], ["map.mrc", "images alone", true]]) {
+        if (!files[file]) continue; // of a run of cryoDRGN, whose own map is the one of the particle beside it
         const data = await (await ask(fileUrl(files[file]))).arrayBuffer();
         await this.volumes.show(data, { label, level: levelOf(data), beside });
       }
@@ -210,6 +211,7 @@ export class Panels {
   list(jobs) {
     by("jobs").replaceChildren(...jobs.slice(-4).reverse().map((job) => {
       const row = Object.assign(document.createElement("div"), { className: "job" });
+      row.classList.toggle("over", job.state === "done" || job.state === "cancelled");
       row.innerHTML = '<span></span><span class="end"></span><span class="said"></span>';
       row.firstChild.textContent = `${job.title}: ${job.state}, ${Math.round(job.seconds)} s`;
       row.title = job.command;
@@ -233,7 +235,9 @@ export class Panels {
     by("training-words").textContent = live.epochs.length
       ? `${live.epochs.length} epochs; ${Object.entries(live.losses).map(([name, all]) => `${name} ${all.at(-1)?.toPrecision(5)}`).join(", ")}.`
       : "No losses are logged in this folder.";
-    if (this.weights && live.weights !== this.weights) say("training has written new weights");
+    if (this.weights && live.weights !== this.weights && by("follow").checked && this.state.picked != null) {
+      act(() => this.decode(this.state.picked, { label: `particle ${this.state.picked}, newest weights` }))();
+    }
     this.weights = live.weights;
     if (losses.length) curves(by("losses"), live);
   }

@@ -3,6 +3,7 @@
 import { createScatterplot } from "/static/vendor/regl-scatterplot.js";
 import { classColour, encode, viridis } from "/static/colours.js";
 
+const SELECTED = "#d5261f";
 const [LEFT, RIGHT, BOTTOM, TOP] = [-0.82, 0.94, -0.88, 0.93]; // of the canvas, from -1 to 1
 
 export class Scatter extends EventTarget {
@@ -12,12 +13,10 @@ export class Scatter extends EventTarget {
     this.plot = createScatterplot({
       canvas,
       backgroundColor: "#ffffff",
-      pointColorActive: "#d5361f",
-      pointColorHover: "#000000",
-      pointOutlineWidth: 1,
+      pointOutlineWidth: 0,
       pointSizeSelected: 0,
-      opacityInactiveMax: 0.35,
-      opacityInactiveScale: 0.5,
+      opacityInactiveMax: 0.5,
+      opacityInactiveScale: 0.7,
       lassoColor: "#0b5a9c",
       lassoMinDist: 3,
       showReticle: false,
@@ -67,6 +66,8 @@ export class Scatter extends EventTarget {
     if (this.encoded.z) points.z = this.encoded.z;
     this.plot.set({
       pointColor: this.encoded.map.length > 1 ? this.encoded.map : this.encoded.map[0],
+      pointColorActive: this.encoded.map.map(() => SELECTED), // one for each colour, or it is not used
+      pointColorHover: this.encoded.map.map(() => "#000000"),
       colorBy: this.encoded.z ? "valueA" : null,
       opacityBy: "density",
       pointSize: n > 200000 ? 2 : n > 20000 ? 3 : 4,
@@ -83,7 +84,7 @@ export class Scatter extends EventTarget {
 
   highlight(rows) {
     this.selected = rows;
-    if (rows.length) this.plot.select(rows, { preventEvent: true });
+    if (rows.length) this.plot.select(Array.from(rows), { preventEvent: true });
     else this.plot.deselect({ preventEvent: true });
   }
 

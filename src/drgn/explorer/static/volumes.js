@@ -45,7 +45,7 @@ export class Volumes extends EventTarget {
       const colour = COLOURS.find((one) => !taken.includes(one)) ?? COLOURS[0];
       const surfaces = difference
         ? [{ type: "absolute", value: level, color: MORE }, { type: "absolute", value: -level, color: LESS }]
-        : [{ type: "absolute", value: level, color: colour, alpha: taken.length ? 0.7 : 1 }];
+        : [{ type: "absolute", value: level, color: colour }];
       const before = new Set(this.plugin.state.data.cells.keys());
       const url = URL.createObjectURL(new Blob([data]));
       try {
@@ -59,12 +59,31 @@ export class Volumes extends EventTarget {
       let root = made[0].transform;
       while (root.parent !== this.plugin.state.data.tree.root.ref) root = this.plugin.state.data.cells.get(root.parent).transform;
       const layer = { label, data, level, start: Math.abs(level), refs, root: root.ref, colour, difference, kept: false, what };
+      if (!this.layers.length) this.focus(data, Math.abs(level));
       this.layers.push(layer);
       for (const old of gone) await this.drop(old);
       this.list_();
       this.dispatchEvent(new Event("shown"));
       return layer;
     });
+  }
+
+  // Look at what is above the level, not at the whole box.
+  focus(buffer, level) {
+    const [header, density] = [new DataView(buffer), new Float32Array(buffer, 1024)];
+    const size = header.getInt32(0, true);
+    const pixel = header.getFloat32(40, true) / size;
+    const [least, most] = [[size, size, size], [0, 0, 0]];
+    density.forEach((value, i) => {
+      if (value < level) return;
+      [i % size, Math.floor(i / size) % size, Math.floor(i / size ** 2)].forEach((at, axis) => {
+        least[axis] = Math.min(least[axis], at);
+        most[axis] = Math.max(most[axis], at);
+      });
+    });
+    const center = least.map((low, axis) => pixel * (low + most[axis]) / 2);
+    const radius = pixel * Math.hypot(...least.map((low, axis) => most[axis] - low + 1)) / 2;
+    if (radius > 0) this.plugin.managers.camera.focusSphere({ center, radius }, { durationMs: 0, extraRadius: 0 });
   }
 
   async drop(layer) {
