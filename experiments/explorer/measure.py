@@ -2,8 +2,8 @@
 
     python experiments/explorer/measure.py --folder work
 
-Makes a run on 200 simulated images at box 64, and a table of 1,000,000 particles with drawn latents in the form
-of a run of cryoDRGN, serves each, and writes results.json beside this file.
+Makes a run on 200 simulated images at box 64, and a table of 1,000,000 particles with drawn latents in the
+form of a run of cryoDRGN, serves each, and writes results.json beside this file.
 """
 
 import argparse

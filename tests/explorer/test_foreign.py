@@ -1,6 +1,7 @@
 """A run folder of cryoDRGN in the explorer."""
 
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -56,8 +57,6 @@ def test_its_latents_selections_and_images(client, session, tmp_path):
 
 
 def test_its_evidence_is_a_back_projection(client, session):
-    import time
-
     session.selections.save("odd", np.arange(1, 300, 2))
     number = client.post("/api/jobs", json={"kind": "evidence", "selection": "odd"}).json()[-1]["number"]
     while (job := client.get(f"/api/jobs/{number}").json())["state"] == "running":

@@ -145,7 +145,10 @@ class Session:
         output = self.folder / "evidence" / name
         if not self.run.has_images:  # of cryoDRGN: its particles are back-projected from their file
             star = self.selections.export("particles", "star", self.selections.load(name), output)
-            options = {"dataset": "custom", "dataset.particles": star, "output": output}
+            source = self._particles.source
+            stacks = source.datadir or Path(source.path).resolve().parent  # the star names them from there
+            options = {"dataset": "custom", "dataset.particles": star, "dataset.datadir": stacks}
+            options["output"] = output
             return self.jobs.start(f"evidence for {name}", "backproject", options, output)
         options = {"indices": self.selections.path(name), "output": output}
         return self._verb(f"evidence for {name}", "validate", options, output)
