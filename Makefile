@@ -23,7 +23,7 @@ install: .venv/.installed ## Make .venv and install drgn into it, editable, with
 	@test -n "$(PYTHON)" || { echo "drgn needs Python 3.11, 3.12 or 3.13: none is on PATH"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -q $(TORCH)
-	$(BIN)/pip install -q -e '.[analyze,dev]'
+	$(BIN)/pip install -q -e '.[analyze,explore,dev]'
 	@touch $@
 
 .PHONY: demo

@@ -38,8 +38,11 @@ ALLOWED = {
     "analysis": LEARNING | {"run", "analysis"},
     "scoring": LEARNING | {"run", "analysis", "simulation", "scoring"},
     "evidence": LEARNING | {"run", "analysis", "scoring", "evidence"},
+    "explorer": LEARNING | {"run", "analysis", "evidence", "explorer"},
     **{
-        verb: LEARNING | ENTRY | {"run", "analysis", "simulation", "scoring", "evidence", "benchmark", *VERBS}
+        verb: LEARNING
+        | ENTRY
+        | {"run", "analysis", "simulation", "scoring", "evidence", "explorer", "benchmark", *VERBS}
         for verb in VERBS
     },
 }

@@ -55,6 +55,8 @@ def test_the_wheel_holds_every_file(wheel):
     assert {f"drgn/conf/{p.relative_to(CONF).as_posix()}" for p in CONF.rglob("*.yaml")} <= names
     source = ROOT / "src"
     assert {p.relative_to(source).as_posix() for p in source.rglob("*.py")} <= names
+    static = source / "drgn" / "explorer" / "static"
+    assert {p.relative_to(source).as_posix() for p in static.rglob("*") if p.is_file()} <= names
     assert not [name for name in names if name.startswith(("tests", "conf/")) or "__pycache__" in name]
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -23,6 +23,7 @@ VERBS = {
     "traverse": "a path through the latent space: its maps, a movie and a ChimeraX script",
     "discover": "find discrete states, tell them from continuous motion, write each for refinement",
     "landscape": "cluster the maps of a run, place all particles among them by volume components",
+    "explore": "see a run in the browser: latents, particles, volumes, paths, evidence",
     "filter": "select particles of a run and write them as .star, .cs or row indices",
     "backproject": "reconstruct voxel maps of two half sets, and say to what resolution they agree",
     "validate": "back-project the particles of states, and say to what resolution they support the maps",

@@ -1,0 +1,121 @@
+"""Frame time while 1,000,000 points are moved, and the time from a click to the isosurface at box 64.
+
+    python experiments/explorer/measure.py --folder work
+
+Makes a run on 200 simulated images at box 64, and a table of 1,000,000 particles with drawn latents in the
+form of a run of cryoDRGN, serves each, and writes results.json beside this file.
+"""
+
+import argparse
+import json
+import pickle
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from playwright.sync_api import sync_playwright
+
+ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+FRAMES = """async () => {
+  const plot = explorer.scatter.plot, times = [];
+  for (let i = 0; i < 12; i++) {
+    const begun = performance.now();
+    await plot.zoomToLocation([0.02 * i, 0.01 * i], 0.8, {transition: false});
+    await new Promise(requestAnimationFrame);
+    await new Promise(done => setTimeout(done, 0));
+    times.push(performance.now() - begun);
+  }
+  return times;
+}"""
+
+
+def drgn(verb: str, *options: str) -> None:
+    subprocess.run([sys.executable, "-m", f"drgn.{verb}", *options], check=True)
+
+
+def million(folder: Path, n: int) -> Path:
+    """A run folder of cryoDRGN with drawn latents in five clouds."""
+    run = folder / "million"
+    run.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    with (folder / "million.star").open("w") as star:
+        star.write("data_\n\nloop_\n_rlnImageName\n_rlnAngleRot\n_rlnAngleTilt\n_rlnAnglePsi\n")
+        star.writelines(f"{i:07d}@images.mrcs 0 0 0\n" for i in range(1, n + 1))
+    data = {"particles": str(folder / "million.star"), "invert_data": True}
+    config = {"dataset_args": data, "lattice_args": {"D": 65}, "version": "4.3.1", "time": "2026-01-31"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    z = rng.normal(size=(n, 8)).astype(np.float32)
+    z[:, :2] += 4 * rng.normal(size=(5, 2)).astype(np.float32)[rng.integers(0, 5, n)]
+    (run / "z.0.pkl").write_bytes(pickle.dumps(z) + pickle.dumps(z))
+    return run
+
+
+@contextmanager
+def page_of(run: Path) -> Any:
+    command = [sys.executable, "-m", "drgn.explore", f"run={run}", "port=0", "browser=false"]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
+        sync_playwright() as playwright,
+    ):
+        address = server.stdout.readline().strip()
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(240_000)
+        begun = time.perf_counter()
+        page.goto(address)
+        page.wait_for_function("globalThis.explorer?.scatter?.x && explorer.volumes.plugin")
+        try:
+            yield page, time.perf_counter() - begun
+        finally:
+            browser.close()
+            server.terminate()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--points", type=int, default=1_000_000)
+    options = parser.parse_args()
+    folder, results = options.folder, {}
+    run = folder / "box64"
+    if not (run / "latents.npz").is_file():
+        drgn("simulate", "n_particles=200", "box_size=64", "pixel_size_A=4", f"output={folder / 'set64'}")
+        drgn(
+            "train",
+            "dataset=custom",
+            f"dataset.particles={folder / 'set64' / 'particles.star'}",
+            f"dataset.cache={folder / 'prepared'}",
+            "trainer=cpu",
+            "epochs=1",
+            "analyze=false",
+            f"output={run}",
+        )
+    with page_of(run) as (page, _):
+        took = []
+        for row in range(6):
+            page.fill("#row", str(row))
+            begun = time.perf_counter()
+            page.click("#go")
+            page.wait_for_function(f"explorer.volumes.layers.some(l => l.what?.row == {row})")
+            page.evaluate("() => new Promise(requestAnimationFrame)")
+            took.append(time.perf_counter() - begun)
+        results["box64.click_to_surface_s.first"] = round(took[0], 3)
+        results["box64.click_to_surface_s.median_of_next_5"] = round(float(np.median(took[1:])), 3)
+    with page_of(million(folder, options.points)) as (page, ready):
+        frames = page.evaluate(FRAMES)
+        results[f"points{options.points}.open_s"] = round(ready, 2)
+        results[f"points{options.points}.frame_ms.median"] = round(float(np.median(frames)), 1)
+        results[f"points{options.points}.frame_ms.most"] = round(float(np.max(frames)), 1)
+        page.screenshot(path=folder / "million.png")
+    text = json.dumps(results, indent=2) + "\n"
+    Path(__file__).with_name("results.json").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Volumes and image panels of a run, with its model kept in memory between requests."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drgn.errors import InputError
+from drgn.evidence.validation import dataset_of
+from drgn.formats.mrc import write_volume
+from drgn.formats.particles import read_images
+from drgn.physics.grids import half_lattice
+from drgn.physics.imaging import multiplier, transfer
+from drgn.training.decode import decode
+
+if TYPE_CHECKING:
+    from drgn.data.dataset import ParticleDataset
+    from drgn.physics.imaging import Batch
+    from drgn.run import Run
+
+PANELS = ("raw", "CTF-corrected", "low-passed", "reconstruction")
+MOST_IMAGES = 24
+
+
+class Decoder:
+    """Decodes volumes one request at a time.
+
+    Parameters
+    ----------
+    run
+        Its best checkpoint is read again when training has written another.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._lock = threading.Lock()
+        self._read: tuple[Any, Any] = (None, None)
+        self._dataset: ParticleDataset | None = None
+
+    def volume(self, z: np.ndarray, half: int | None = None) -> np.ndarray:
+        """Volume (D, D, D) at a latent z (Z,), as drgn generate makes it; half 1 or 2 where there are any.
+
+        Raises
+        ------
+        InputError
+            The run cannot decode, or z has another dimension.
+        """
+        z = np.asarray(z, np.float32)
+        if z.shape != (self.run.zdim,) or not np.isfinite(z).all():
+            raise InputError(f"z={z.tolist()}: expected {self.run.zdim} finite numbers.")
+        if half is not None and (not self.run.halves or half not in (1, 2)):
+            raise InputError(f"half={half}: this run has no such half; train with half_sets=given.")
+        with self._lock:
+            if not self.run.has_images:  # of cryoDRGN
+                return next(iter(self.run.volumes(z[None])))
+            at = torch.from_numpy(z[None]).to(self.device)
+            autocast = self.run.autocast_type(self.device)
+            parts = next(decode(self._model(), at, box_size=self.run.box_size, autocast=autocast))
+            chosen = parts if half is None else (parts[half - 1],)
+            return (sum(chosen[1:], chosen[0]) / len(chosen)).float().cpu().numpy()
+
+    def images(self, rows: np.ndarray, lowpass_A: float) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Grey panels (M, panels, D, D) uint8 of particles, and the panels' names, see `PANELS`.
+
+        The CTF-corrected image has its phases flipped and is centred; the low-passed one is that without
+        frequencies above 1 / lowpass_A; the reconstruction is what the model predicts for this image, treated
+        in the same way. A run of cryoDRGN has raw and low-passed images only.
+
+        Parameters
+        ----------
+        rows
+            (M,) rows of the table, M <= `MOST_IMAGES`.
+        lowpass_A
+            Resolution in Angstrom.
+        """
+        if not 1 <= len(rows) <= MOST_IMAGES:
+            raise InputError(f"{len(rows)} images are asked for: expected 1 to {MOST_IMAGES}.")
+        if not lowpass_A > 0:
+            raise InputError(f"lowpass_A={lowpass_A:g}: expected a resolution above 0 A.")
+        if not self.run.has_images:
+            return self._of_file(rows, lowpass_A)
+        with self._lock, torch.no_grad():
+            if self._dataset is None:
+                self._dataset = dataset_of(self.run)[0]
+            batch = self._dataset[np.asarray(rows, np.int64)]
+            predicted = self._model().to("cpu")(batch).image
+            self._model().to(self.device)
+        lattice = half_lattice(self.run.box_size, 2)
+        correction, keep = _correction(batch, lattice.frequencies, lowpass_A)
+        panels = [
+            batch["image"],
+            batch["image"] * correction,
+            batch["image"] * correction * keep,
+            predicted * correction * keep,
+        ]
+        return _grey(torch.stack([lattice.real(values) for values in panels], 1)), PANELS
+
+    def _of_file(self, rows: np.ndarray, lowpass_A: float) -> tuple[np.ndarray, tuple[str, ...]]:
+        particles = self.run.particles()
+        raw = torch.from_numpy(read_images(particles, rows))
+        size = raw.shape[-1]
+        pixel_A = float(particles.table["pixel_size_A"].iloc[0])
+        radius = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None])
+        keep = radius <= pixel_A / lowpass_A if np.isfinite(pixel_A) else radius <= 0.25
+        low = torch.fft.irfft2(torch.fft.rfft2(raw) * keep, s=(size, size))
+        return _grey(torch.stack([raw, low], 1)), (PANELS[0], PANELS[2])
+
+    def _model(self) -> Any:
+        path = self.run.best_checkpoint
+        stamp = (path, path.stat().st_mtime_ns)
+        if self._read[0] != stamp:
+            self._read = (stamp, self.run.model(self.device))
+        return self._read[1]
+
+
+def mrc_bytes(volume: np.ndarray, pixel_size_A: float) -> bytes:
+    """A volume (D, D, D) as the bytes of an MRC file; a pixel size that is not known is written as 1 A."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "volume.mrc"
+        write_volume(path, volume, pixel_size_A if np.isfinite(pixel_size_A) else 1.0)
+        return path.read_bytes()
+
+
+def _correction(batch: Batch, frequencies: Tensor, lowpass_A: float) -> tuple[Tensor, Tensor]:
+    """What flips phases and centres each image (B, P), and which frequencies (B, P) a low-pass keeps."""
+    known = (frequencies, batch["pixel_size_A"], batch["ctf_parameters"])
+    contrast, phase = transfer(*known, batch["shift_px"])
+    contrast = contrast * multiplier(*known, batch["premultiplied"], batch["phase_flipped"])
+    sign = torch.where(contrast < 0, -1.0, 1.0)
+    keep = frequencies.norm(dim=1)[None] <= batch["pixel_size_A"][:, None] / lowpass_A
+    return sign * phase.conj(), keep
+
+
+def _grey(images: Tensor) -> np.ndarray:
+    """Images (..., D, D) as grey values, three standard deviations about the mean of each."""
+    mean = images.mean((-1, -2), keepdim=True)
+    spread = images.std((-1, -2), keepdim=True).clamp_min(1e-12)
+    return ((images - mean) / spread * (127.5 / 3) + 127.5).clamp(0, 255).to(torch.uint8).numpy()

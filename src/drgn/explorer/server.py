@@ -1,0 +1,196 @@
+"""The web server of the explorer: what the page asks for, as routes below /api."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from drgn.errors import InputError
+from drgn.explorer.guard import Guard, TooLarge, below, body, refused
+from drgn.explorer.session import Session
+
+STATIC = Path(__file__).parent / "static"
+LARGEST_REQUEST = 1 << 20
+LARGEST_FILE = 256 << 20  # a .star of particles
+_SUFFIXES = (".star", ".cs", ".csg", ".npy", ".txt", ".pkl")
+
+
+def create(session: Session, token: str) -> Starlette:
+    """Make the application.
+
+    Parameters
+    ----------
+    session
+        The run.
+    token
+        What requests must carry in the header X-Drgn-Token.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> Any:
+        yield
+        session.jobs.close()
+
+    routes = _Routes(session)
+    return Starlette(
+        routes=[
+            Route("/", lambda _: FileResponse(STATIC / "index.html")),
+            Mount("/static", StaticFiles(directory=STATIC)),
+            Route("/api/run", routes.run),
+            Route("/api/live", routes.live),
+            Route("/api/column/{name}", routes.column),
+            Route("/api/volume", routes.volume, methods=["POST"]),
+            Route("/api/images", routes.images, methods=["POST"]),
+            Route("/api/selections", routes.selections),
+            Route("/api/selections/{name}", routes.selection, methods=["GET", "PUT", "DELETE"]),
+            Route("/api/selected", routes.selected, methods=["POST"]),
+            Route("/api/export/{form}/{name}", routes.export, methods=["POST"]),
+            Route("/api/jobs", routes.jobs, methods=["GET", "POST"]),
+            Route("/api/jobs/{number:int}", routes.job, methods=["GET", "DELETE"]),
+            Route("/api/file/{name:path}", routes.file),
+        ],
+        middleware=[Middleware(Guard, token=token)],
+        exception_handlers={InputError: refused, TooLarge: refused},
+        lifespan=lifespan,
+    )
+
+
+class _Routes:
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.largest_rows = max(LARGEST_REQUEST, 4 * session.n)
+
+    async def run(self, _: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.session.facts))
+
+    async def live(self, _: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.session.live))
+
+    async def column(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        values = await run_in_threadpool(lambda: self.session.required().values(name))
+        return _binary(values.astype("<f4").tobytes())
+
+    async def volume(self, request: Request) -> Response:
+        data, level = await run_in_threadpool(self.session.volume, await _json(request))
+        return _binary(data, {"X-Level": f"{level:.6g}"})
+
+    async def images(self, request: Request) -> Response:
+        asked = await _json(request)
+        rows = np.asarray(asked.get("rows", []), np.int64)
+        if rows.ndim != 1 or (len(rows) and not (rows.min() >= 0 and rows.max() < self.session.n)):
+            raise InputError("rows: expected rows of the particle table.")
+        lowpass_A = float(asked.get("lowpass_A", 20))
+        grey, names = await run_in_threadpool(self.session.decoder.images, rows, lowpass_A)
+        shape = ",".join(map(str, grey.shape))
+        return _binary(grey.tobytes(), {"X-Shape": shape, "X-Panels": ",".join(names)})
+
+    async def selections(self, _: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.session.selections.listed))
+
+    async def selection(self, request: Request) -> Response:
+        kept, name = self.session.selections, request.path_params["name"]
+        if request.method == "PUT":
+            rows = await self._rows(request)
+            await run_in_threadpool(kept.save, name, rows)
+        elif request.method == "DELETE":
+            kept.remove(name)
+        else:
+            return _binary((await run_in_threadpool(kept.load, name)).astype("<u4").tobytes())
+        return await self.selections(request)
+
+    async def selected(self, request: Request) -> Response:
+        """Rows of the particles in a file that the page sends."""
+        suffix = Path(request.query_params.get("file", "")).suffix
+        if suffix not in _SUFFIXES:
+            raise InputError(f"A selection is read from a file that ends in {', '.join(_SUFFIXES)}.")
+        data = await body(request, LARGEST_FILE)
+
+        def read() -> np.ndarray:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / f"selection{suffix}"
+                path.write_bytes(data)
+                return self.session.selections.read(path)
+
+        return _binary((await run_in_threadpool(read)).astype("<u4").tobytes())
+
+    async def export(self, request: Request) -> Response:
+        form, name = request.path_params["form"], request.path_params["name"]
+        rows = await self._rows(request)
+        folder = self.session.folder / "exports"
+        path = await run_in_threadpool(self.session.selections.export, name, form, rows, folder)
+        made = [path, *filter(Path.is_file, [path.with_suffix(".csg")])]
+        return JSONResponse(
+            {"path": str(path), "files": [p.relative_to(self.session.folder).as_posix() for p in made]}
+        )
+
+    async def jobs(self, request: Request) -> Response:
+        if request.method == "POST":
+            await run_in_threadpool(self.session.start, await _json(request))
+        return JSONResponse([job.facts() for job in self.session.jobs])
+
+    async def job(self, request: Request) -> Response:
+        number = request.path_params["number"]
+        jobs = self.session.jobs
+        job = await run_in_threadpool(jobs.cancel, number) if request.method == "DELETE" else jobs[number]
+        return JSONResponse({**job.facts(), "result": await run_in_threadpool(self.session.result, job)})
+
+    async def file(self, request: Request) -> Response:
+        path = below(self.session.folder, request.path_params["name"])
+        return FileResponse(path, filename=path.name)
+
+    async def _rows(self, request: Request) -> np.ndarray:
+        data = await body(request, self.largest_rows)
+        if len(data) % 4:
+            raise InputError("Expected rows as 32-bit numbers.")
+        return np.frombuffer(data, "<u4").astype(np.int64)
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    try:
+        found = json.loads(await body(request, LARGEST_REQUEST) or b"{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError("Expected a JSON object.")
+    return found
+
+
+def _binary(data: bytes, headers: dict[str, str] | None = None) -> Response:
+    return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+def serve(session: Session, token: str, port: int, started: Callable[[int], None]) -> None:
+    """Serve on the loopback interface until Ctrl-C; `started` is told the port (0 asks for a free one).
+
+    Raises
+    ------
+    InputError
+        The port is taken.
+    """
+    import socket
+
+    import uvicorn
+
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as error:
+        raise InputError(f"port={port} cannot be used ({error.strerror}): give another, or port=0.") from None
+    config = uvicorn.Config(create(session, token), log_level="warning", access_log=False)
+    started(listener.getsockname()[1])
+    uvicorn.Server(config).run(sockets=[listener])

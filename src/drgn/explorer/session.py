@@ -1,0 +1,216 @@
+"""What the server knows and does, without HTTP: one run, its columns, selections, volumes and jobs."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from drgn.analysis.history import losses
+from drgn.analysis.render import isosurface_level
+from drgn.errors import InputError
+from drgn.explorer.columns import Columns
+from drgn.explorer.decoding import Decoder, mrc_bytes
+from drgn.explorer.jobs import Job, Jobs
+from drgn.explorer.selections import Selections, named
+from drgn.run import Run
+
+
+class Session:
+    """A run that is explored.
+
+    Parameters
+    ----------
+    run
+        Opened.
+    trust
+        Module prefixes, handed on to the verbs that are started.
+    """
+
+    def __init__(self, run: Run, trust: list[str]) -> None:
+        if run.zdim == 0:
+            raise InputError(f"{run.path} has no latent (latent=none): drgn generate writes its one volume.")
+        self.run, self.trust = run, trust
+        self.folder = run.place("explorer")  # everything that the page keeps
+        self.decoder, self.jobs = Decoder(run), Jobs()
+        self._lock = threading.Lock()
+        self._columns: tuple[Any, Columns | None] = (None, None)
+        self._particles = run.particles()
+        self.selections = Selections(self.folder / "selections", self._particles)
+
+    @property
+    def n(self) -> int:
+        """Number of particles."""
+        return len(self._particles)
+
+    def stamp(self) -> str:
+        """Changes when there are other latents, or another analysis, than before."""
+        paths = [self.run.path / "latents.npz", *sorted(self.run.place("analysis").glob("*/labels.npz"))]
+        paths.append(self.run.place("analysis") / "embedding.npz")
+        return "-".join(str(path.stat().st_mtime_ns) for path in paths if path.is_file())
+
+    def columns(self) -> Columns | None:
+        """Columns as the files are now; None while the run has no latents yet."""
+        with self._lock:
+            stamp = self.stamp()
+            if self._columns[0] != stamp or self._columns[1] is None:
+                if self.run.has_images and not (self.run.path / "latents.npz").is_file():
+                    return None
+                self._columns = (stamp, Columns(self.run))
+            return self._columns[1]
+
+    def required(self) -> Columns:
+        """Columns; an InputError while there are none."""
+        columns = self.columns()
+        if columns is None:
+            raise InputError("This run has no latents yet: encode its particles first.")
+        return columns
+
+    def facts(self) -> dict[str, Any]:
+        """What the page needs to begin."""
+        run, columns = self.run, self.columns()
+        pixel = run.pixel_size_A
+        return {
+            "name": run.name,
+            "path": str(run.path),
+            "trained": run.trained,
+            "n": self.n,
+            "zdim": run.zdim,
+            "box_size": run.box_size,
+            "pixel_size_A": pixel if np.isfinite(pixel) else None,
+            "decodes": run.decodes,
+            "has_images": run.has_images,
+            "halves": run.halves,
+            "device": self.decoder.device,
+            "source": self._particles.source.kind,
+            "stamp": self.stamp(),
+            "columns": [] if columns is None else [vars(column) for column in columns.listed()],
+            "explained": [] if columns is None else columns.axes.explained_variance_ratio.tolist(),
+        }
+
+    def live(self) -> dict[str, Any]:
+        """Where training is: losses by epoch, and whether latents or weights are new."""
+        table = losses(self.run.path) if self.run.has_images else pd.DataFrame()
+        wanted = [name for name in ("train/loss", "heldout/loss") if name in table]
+        found = {name: [None if np.isnan(v) else float(v) for v in table[name]] for name in wanted}
+        weights = [path.stat().st_mtime_ns for path in self.run.checkpoints.glob("*.ckpt")]
+        return {
+            "stamp": self.stamp(),
+            "epochs": [int(epoch) for epoch in table.index],
+            "losses": found,
+            "weights": str(max(weights, default=0)),
+            "latents": self.columns() is not None,
+        }
+
+    def point(self, request: dict[str, Any]) -> np.ndarray:
+        """The latent (Z,) that {"row": 3} or {"z": [...]} means."""
+        if "z" in request:
+            return np.asarray(request["z"], np.float32)
+        row = request.get("row")
+        if not isinstance(row, int) or not 0 <= row < self.n:
+            raise InputError(f"row={row}: expected 0 to {self.n - 1}.")
+        return self.required().z[row]
+
+    def volume(self, request: dict[str, Any]) -> tuple[bytes, float]:
+        """MRC bytes and contour level at a point; with "minus" the difference to a second point."""
+        half = request.get("half")
+        volume = self.decoder.volume(self.point(request), half)
+        if request.get("minus") is not None:
+            volume = volume - self.decoder.volume(self.point(request["minus"]), half)
+            level = 4 * float(volume.std())
+        else:
+            level = isosurface_level([volume])
+        return mrc_bytes(volume, self.run.pixel_size_A), level
+
+    def start(self, request: dict[str, Any]) -> Job:
+        """Start the job that the page asks for: evidence, path, encode or analyze."""
+        makers = {
+            "evidence": self._evidence,
+            "path": self._path,
+            "encode": self._encode,
+            "analyze": self._analyze,
+        }
+        kind = request.get("kind")
+        if kind not in makers:
+            raise InputError(f"kind={kind}: expected {', '.join(makers)}.")
+        return makers[kind](request)
+
+    def _evidence(self, request: dict[str, Any]) -> Job:
+        name = named(str(request.get("selection", "")))
+        self.selections.load(name)
+        output = self.folder / "evidence" / name
+        if not self.run.has_images:  # of cryoDRGN: its particles are back-projected from their file
+            star = self.selections.export("particles", "star", self.selections.load(name), output)
+            source = self._particles.source
+            stacks = source.datadir or Path(source.path).resolve().parent  # the star names them from there
+            options = {"dataset": "custom", "dataset.particles": star, "dataset.datadir": stacks}
+            options["output"] = output
+            return self.jobs.start(f"evidence for {name}", "backproject", options, output)
+        options = {"indices": self.selections.path(name), "output": output}
+        return self._verb(f"evidence for {name}", "validate", options, output)
+
+    def _path(self, request: dict[str, Any]) -> Job:
+        name, kind = named(str(request.get("name") or "path")), request.get("how")
+        options: dict[str, Any] = {"kind": kind, "points": _whole(request, "points", 2, 200)}
+        if kind == "pc":
+            options["pc"] = _whole(request, "pc", 1, self.run.zdim)
+        elif kind in ("line", "graph"):
+            anchors = request.get("anchors")
+            if not isinstance(anchors, list) or len(anchors) < 2:
+                raise InputError("A path needs two anchors at least: click a point, then 'add anchor'.")
+            for row in anchors:
+                self.point({"row": row})
+            options["anchors"] = anchors
+            if kind == "graph":
+                options["disconnected"] = "widen"
+        else:
+            raise InputError(f"how={kind}: expected pc, line or graph.")
+        output = self.folder / "paths" / name
+        options |= {"movie": bool(request.get("movie", False)), "output": output}
+        return self._verb(f"path {name}", "traverse", options, output)
+
+    def _encode(self, _: dict[str, Any]) -> Job:
+        return self._verb("encode the particles", "encode", {}, self.run.path)
+
+    def _analyze(self, _: dict[str, Any]) -> Job:
+        options = {"volumes": False, "evidence": False, "audit": False}
+        return self._verb("clusters and UMAP", "analyze", options, self.run.place("analysis"))
+
+    def _verb(self, title: str, verb: str, options: dict[str, Any], output: Path) -> Job:
+        more = {"trust": self.trust} if self.trust else {}
+        return self.jobs.start(title, verb, {"run": self.run.path, **options, **more}, output)
+
+    def result(self, job: Job) -> dict[str, Any]:
+        """What a job that is done has made, as names below the explorer's folder."""
+        if job.state != "done" or not job.output.is_relative_to(self.folder):
+            return {}
+        files = [path for path in sorted(job.output.rglob("*")) if path.is_file()]
+        found: dict[str, Any] = {"files": [path.relative_to(self.folder).as_posix() for path in files]}
+        for path in files:
+            if path.name == "traverse.json":
+                found["level"] = json.loads(path.read_text()).get("level")
+            if path.name == "z.csv":
+                z = pd.read_csv(path).filter(regex=r"^z\d+$").to_numpy()
+                found |= {"z": z.tolist(), "at": self._placed(z)}
+        return found
+
+    def _placed(self, z: np.ndarray) -> dict[str, list[float]]:
+        """Where latents (M, Z) are on the axes that are linear in z."""
+        axes = self.required().axes
+        along = {"z": z, "PC": (z - axes.mean) @ axes.components.T}
+        return {
+            f"{name}{i + 1}": values[:, i].tolist()
+            for name, values in along.items()
+            for i in range(z.shape[1])
+        }
+
+
+def _whole(request: dict[str, Any], name: str, low: int, high: int) -> int:
+    value = request.get(name)
+    if not isinstance(value, int) or not low <= value <= high:
+        raise InputError(f"{name}={value}: expected a whole number from {low} to {high}.")
+    return value

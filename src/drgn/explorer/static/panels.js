@@ -1,0 +1,284 @@
+// The panels beside the volumes: point, path, particles, evidence, training, and the jobs below.
+
+import { act, by, complain, pick, saveSelection, say, stateName } from "/static/app.js";
+import { ask, fileUrl, json, save, saveFile } from "/static/api.js";
+
+export class Panels {
+  constructor(parts) {
+    Object.assign(this, parts, { anchors: [], seen: new Map(), path: null, weights: null });
+  }
+
+  wire() {
+    for (const tab of document.querySelectorAll("[data-tab]")) tab.onclick = () => this.open(tab.dataset.tab);
+    by("go").onclick = act(() => pick(Number(by("row").value)));
+    by("row").onkeydown = (event) => { if (event.key === "Enter") by("go").click(); };
+    by("overlay-volume").onclick = act(() => this.decode(this.needed(), { beside: true }));
+    by("difference").onclick = act(() => this.difference());
+    by("halves").onclick = act(() => this.halfMaps());
+    by("volume-save").onclick = act(async () => {
+      const layer = this.volumes.layers.at(-1);
+      if (!layer) throw new Error("Click a particle first: there is no volume to save.");
+      save(new Blob([layer.data]), `${stateName()}_${layer.label.replace(/\W+/g, "-")}.mrc`);
+    });
+    by("picture-save").onclick = act(async () => save(await this.volumes.picture(), `${stateName()}_volume.png`));
+    by("add-anchor").onclick = act(async () => this.setAnchors([...this.anchors, this.needed()]));
+    by("anchors-clear").onclick = () => this.setAnchors([]);
+    by("path-make").onclick = act(() => this.makePath());
+    by("path-slider").oninput = act(() => this.at(Number(by("path-slider").value)));
+    by("path-play").onclick = act(() => this.play());
+    by("show-images").onclick = act(() => this.images(), "reading images");
+    by("evidence").onclick = act(() => this.evidence());
+  }
+
+  open(name) {
+    for (const tab of document.querySelectorAll("[data-tab]")) {
+      tab.setAttribute("aria-selected", String(tab.dataset.tab === name));
+      by(`tab-${tab.dataset.tab}`).hidden = tab.dataset.tab !== name;
+    }
+  }
+
+  needed() {
+    if (this.state.picked == null) throw new Error("Click a particle first.");
+    return this.state.picked;
+  }
+
+  // ---- point
+  async showPoint(row) {
+    const { x, y } = this.scatter;
+    const words = x ? `: ${x.name} ${x.values[row].toPrecision(3)}, ${y.name} ${y.values[row].toPrecision(3)}` : "";
+    by("picked").textContent = `Particle ${row}${words}`;
+    if (!this.state.run.decodes) {
+      throw new Error("These weights of cryoDRGN are not decoded here: cryodrgn eval_vol makes maps.");
+    }
+    await this.decode(row, { beside: false });
+  }
+
+  async decode(row, { beside = false, half, minus, label = `particle ${row}` }) {
+    const begun = performance.now();
+    const ticking = setInterval(() => say(`decoding, ${Math.round((performance.now() - begun) / 1000)} s`), 500);
+    try {
+      const answer = await ask("volume", { json: { row, half, minus } });
+      const level = Number(answer.headers.get("X-Level"));
+      const data = await answer.arrayBuffer();
+      const difference = minus !== undefined;
+      await this.volumes.show(data, { label, level, beside, difference, what: { row } });
+      this.took = performance.now() - begun;
+    } finally {
+      clearInterval(ticking);
+      say("");
+    }
+  }
+
+  async difference() {
+    const row = this.needed();
+    const other = this.volumes.layers.findLast((layer) => layer.kept && layer.what?.row !== undefined);
+    if (!other) throw new Error("Tick “keep” at a volume first, then click another particle.");
+    await this.decode(row, { minus: { row: other.what.row }, label: `particle ${row} − ${other.what.row}` });
+  }
+
+  async halfMaps() {
+    const row = this.needed();
+    await this.decode(row, { half: 1, label: `particle ${row}, half 1` });
+    await this.decode(row, { half: 2, label: `particle ${row}, half 2`, beside: true });
+  }
+
+  // ---- path
+  setAnchors(rows) {
+    this.anchors = rows;
+    by("anchors").textContent = rows.length ? `Anchors: ${rows.join(" → ")}` : "No anchors: click a particle, then “Add as anchor”.";
+    this.scatter.mark({ anchors: rows });
+  }
+
+  async makePath() {
+    const how = by("path-how").value;
+    const asked = { kind: "path", how, name: by("path-name").value, movie: by("path-movie").checked,
+      points: Number(by("path-points").value), pc: Number(by("path-pc").value), anchors: this.anchors };
+    await this.start(asked);
+  }
+
+  async showPath(result) {
+    const volumes = result.files.filter((name) => /vol_\d+\.mrc$/.test(name));
+    this.path = { volumes, level: result.level };
+    this.scatter.mark({ path: result.at, at: 0 });
+    by("path-result").hidden = false;
+    by("path-slider").max = Math.max(volumes.length - 1, 0);
+    by("path-slider").value = 0;
+    const files = result.files.filter((name) => /\.(cxc|gif|mp4|csv|png)$/.test(name));
+    by("path-files").replaceChildren(...[...files, ...volumes].map(fileButton));
+    if (volumes.length) await this.at(0);
+  }
+
+  async at(number) {
+    const { volumes, level } = this.path;
+    this.scatter.mark({ at: number });
+    by("path-at").textContent = `${number + 1} of ${volumes.length}`;
+    const data = await (await ask(fileUrl(volumes[number]))).arrayBuffer();
+    const shown = this.volumes.layers.find((layer) => layer.what?.path);
+    await this.volumes.show(data, { label: `path, ${number + 1}`, level: shown?.level ?? level, what: { path: true } });
+  }
+
+  async play() {
+    for (let i = 0; i < this.path.volumes.length; i++) {
+      by("path-slider").value = i;
+      await this.at(i);
+    }
+  }
+
+  // ---- particles
+  async images() {
+    const chosen = this.selection.rows.length ? this.selection.rows : [this.needed()];
+    const step = Math.max(1, Math.floor(chosen.length / 8));
+    const rows = Array.from(chosen).filter((_, i) => i % step === 0).slice(0, 8);
+    const answer = await ask("images", { json: { rows, lowpass_A: Number(by("lowpass").value) } });
+    const names = answer.headers.get("X-Panels").split(",");
+    const [, panels, height, width] = answer.headers.get("X-Shape").split(",").map(Number);
+    const grey = new Uint8Array(await answer.arrayBuffer());
+    const grid = by("images");
+    grid.style.gridTemplateColumns = `46px repeat(${panels}, 1fr)`;
+    grid.replaceChildren(document.createElement("span"), ...names.map((name) => Object.assign(document.createElement("span"), { textContent: name })));
+    rows.forEach((row, i) => {
+      const link = Object.assign(document.createElement("button"), { textContent: row, title: "Show its volume" });
+      link.onclick = act(() => pick(row));
+      grid.append(link);
+      for (let panel = 0; panel < panels; panel++) {
+        const canvas = Object.assign(document.createElement("canvas"), { width, height });
+        const image = new ImageData(width, height);
+        const start = (i * panels + panel) * width * height;
+        for (let at = 0; at < width * height; at++) image.data.set([grey[start + at], grey[start + at], grey[start + at], 255], 4 * at);
+        canvas.getContext("2d").putImageData(image, 0, 0);
+        grid.append(canvas);
+      }
+    });
+  }
+
+  // ---- evidence
+  async evidence() {
+    if (!this.selection.rows.length) throw new Error("Select particles first.");
+    const name = by("selection-name").value || `selection-${this.selection.rows.length}`;
+    await saveSelection(name);
+    await this.start({ kind: "evidence", selection: name });
+  }
+
+  async showEvidence(job, result) {
+    const words = Object.assign(document.createElement("p"), { textContent: job.lines.findLast((line) => line.includes("half maps")) ?? job.lines.at(-1) ?? "" });
+    const files = Object.fromEntries(result.files.map((name) => [name.split("/").pop(), name]));
+    const both = Object.assign(document.createElement("button"), { textContent: "Show images’ map beside the neural one" });
+    both.onclick = act(async () => {
+      for (const [file, label, beside] of [["neural.mrc", "neural", false], ["map.mrc", "images alone", true]]) {
+        if (!files[file]) continue; // of a run of cryoDRGN, whose own map is the one of the particle beside it
+        const data = await (await ask(fileUrl(files[file]))).arrayBuffer();
+        await this.volumes.show(data, { label, level: levelOf(data), beside });
+      }
+    });
+    const curve = document.createElement("img");
+    curve.alt = "Fourier shell correlation";
+    if (files["fsc.png"]) curve.src = URL.createObjectURL(await (await ask(fileUrl(files["fsc.png"]))).blob());
+    const list = Object.assign(document.createElement("div"), { className: "files" });
+    list.append(both, ...result.files.filter((name) => name.endsWith(".mrc")).map(fileButton));
+    by("evidence-result").replaceChildren(words, list, curve);
+  }
+
+  // ---- jobs and training
+  async start(asked) {
+    const jobs = await json("jobs", { json: asked });
+    this.seen.set(jobs.at(-1).number, { ...jobs.at(-1), mine: true });
+    this.list(jobs);
+  }
+
+  async refresh() {
+    const [jobs, live] = await Promise.all([json("jobs"), json("live")]);
+    this.list(jobs);
+    for (const job of jobs) {
+      const known = this.seen.get(job.number);
+      this.seen.set(job.number, { ...job, mine: known?.mine });
+      if (known?.mine && known.state === "running" && job.state === "done") await this.finished(job).catch(complain);
+    }
+    this.training(live);
+    return live;
+  }
+
+  async finished(job) {
+    const { result } = await json(`jobs/${job.number}`);
+    if (job.title.startsWith("path")) {
+      this.open("path");
+      await this.showPath(result);
+    } else if (job.title.startsWith("evidence")) {
+      this.open("evidence");
+      await this.showEvidence(job, result);
+    }
+  }
+
+  list(jobs) {
+    by("jobs").replaceChildren(...jobs.slice(-4).reverse().map((job) => {
+      const row = Object.assign(document.createElement("div"), { className: "job" });
+      row.classList.toggle("over", job.state === "done" || job.state === "cancelled");
+      row.innerHTML = '<span></span><span class="end"></span><span class="said"></span>';
+      row.firstChild.textContent = `${job.title}: ${job.state}, ${Math.round(job.seconds)} s`;
+      row.title = job.command;
+      row.lastChild.textContent = job.lines.at(-1) ?? "starting";
+      const end = row.querySelector(".end");
+      if (job.state === "running") {
+        const cancel = Object.assign(document.createElement("button"), { textContent: "Cancel" });
+        cancel.onclick = act(async () => { await ask(`jobs/${job.number}`, { method: "DELETE" }); this.list(await json("jobs")); });
+        end.append(document.createElement("progress"), " ", cancel);
+      } else if (job.state === "done" && /^(path|evidence)/.test(job.title)) {
+        const show = Object.assign(document.createElement("button"), { textContent: "Show" });
+        show.onclick = act(() => this.finished(job));
+        end.append(show);
+      }
+      return row;
+    }));
+  }
+
+  training(live) {
+    const losses = live.losses["heldout/loss"] ?? live.losses["train/loss"] ?? [];
+    by("training-words").textContent = live.epochs.length
+      ? `${live.epochs.length} epochs; ${Object.entries(live.losses).map(([name, all]) => `${name} ${all.at(-1)?.toPrecision(5)}`).join(", ")}.`
+      : "No losses are logged in this folder.";
+    if (this.weights && live.weights !== this.weights && by("follow").checked && this.state.picked != null) {
+      act(() => this.decode(this.state.picked, { label: `particle ${this.state.picked}, newest weights` }))();
+    }
+    this.weights = live.weights;
+    if (losses.length) curves(by("losses"), live);
+  }
+}
+
+function fileButton(name) {
+  const button = Object.assign(document.createElement("button"), { textContent: name.split("/").pop(), title: `Save ${name}` });
+  button.onclick = act(() => saveFile(name));
+  return button;
+}
+
+// Contour level of a map that comes without one: four standard deviations above the mean.
+function levelOf(buffer) {
+  const values = new Float32Array(buffer.slice(1024));
+  let [sum, square] = [0, 0];
+  for (const value of values) { sum += value; square += value * value; }
+  const mean = sum / values.length;
+  return mean + 4 * Math.sqrt(Math.max(square / values.length - mean * mean, 0));
+}
+
+function curves(canvas, live) {
+  const draw = canvas.getContext("2d");
+  const [width, height, left, bottom] = [canvas.width, canvas.height, 60, 20];
+  draw.clearRect(0, 0, width, height);
+  draw.font = "11px system-ui, sans-serif";
+  const all = Object.values(live.losses).flat().filter((value) => value != null);
+  const [low, high] = [Math.min(...all), Math.max(...all)];
+  const x = (i) => left + (width - left - 10) * (live.epochs.length < 2 ? 0.5 : i / (live.epochs.length - 1));
+  const y = (value) => 10 + (height - bottom - 16) * (1 - (value - low) / (high - low || 1));
+  draw.strokeStyle = "#aab4be";
+  draw.strokeRect(left, 6, width - left - 6, height - bottom - 6);
+  draw.fillStyle = "#1b2530";
+  draw.fillText(high.toPrecision(4), 8, 14); draw.fillText(low.toPrecision(4), 8, height - bottom - 2);
+  draw.fillText(`epoch ${live.epochs[0]} to ${live.epochs.at(-1)}`, left, height - 5);
+  Object.entries(live.losses).forEach(([name, values], number) => {
+    draw.strokeStyle = draw.fillStyle = ["#0072b2", "#d55e00"][number];
+    draw.lineWidth = 2; draw.setLineDash(number ? [5, 3] : []); draw.beginPath();
+    values.forEach((value, i) => { if (value != null) draw.lineTo(x(i), y(value)); });
+    draw.stroke();
+    values.forEach((value, i) => { if (value != null) draw.fillRect(x(i) - 2, y(value) - 2, 4, 4); });
+    draw.fillText(name, width - 90, 20 + 14 * number);
+  });
+  draw.setLineDash([]);
+}

@@ -1,0 +1,262 @@
+// The latent space: regl-scatterplot for the points, a canvas above it for axes, legend, anchors and path.
+
+import { createScatterplot } from "/static/vendor/regl-scatterplot.js";
+import { classColour, encode, viridis } from "/static/colours.js";
+
+const SELECTED = "#d5261f";
+const [LEFT, RIGHT, BOTTOM, TOP] = [-0.82, 0.94, -0.88, 0.93]; // of the canvas, from -1 to 1
+
+export class Scatter extends EventTarget {
+  constructor(canvas, overlay) {
+    super();
+    Object.assign(this, { canvas, overlay, marks: {}, x: null, y: null, selected: [], lassoing: false });
+    this.plot = createScatterplot({
+      canvas,
+      backgroundColor: "#ffffff",
+      pointOutlineWidth: 0,
+      pointSizeSelected: 0,
+      opacityInactiveMax: 0.5,
+      opacityInactiveScale: 0.7,
+      lassoColor: "#0b5a9c",
+      lassoMinDist: 3,
+      showReticle: false,
+      deselectOnDblClick: false,
+      deselectOnEscape: false,
+      actionKeyMap: { lasso: "shift" },
+    });
+    this.plot.subscribe("lassoStart", () => { this.lassoing = true; });
+    // a lasso that ends where it began is a click too, which is then no choice of a particle
+    canvas.addEventListener("pointerdown", () => { this.lassoing = this.lassoed = false; });
+    this.plot.subscribe("select", ({ points }) => {
+      if (this.lassoing) {
+        this.lassoing = false;
+        this.lassoed = true;
+        this.emit("lasso", Array.from(points));
+      } else if (this.lassoed) this.highlight(this.selected);
+      else {
+        this.highlight(this.selected);
+        this.emit("pick", points[points.length - 1]);
+      }
+    });
+    this.plot.subscribe("deselect", () => this.highlight(this.selected));
+    this.plot.subscribe("pointover", (row) => this.emit("hover", row));
+    this.plot.subscribe("pointout", () => this.emit("hover", null));
+    this.plot.subscribe("view", () => this.decorate());
+    new ResizeObserver(() => { this.fit(); this.decorate(); }).observe(canvas.parentElement);
+  }
+
+  emit(name, detail) { this.dispatchEvent(new CustomEvent(name, { detail })); }
+
+  fit() {
+    const { clientWidth: width, clientHeight: height } = this.canvas.parentElement;
+    this.plot.set({ width, height, aspectRatio: width / height });
+    this.overlay.width = width * devicePixelRatio;
+    this.overlay.height = height * devicePixelRatio;
+  }
+
+  // axes: {name, values}; colour: {name, values, kind}
+  async draw(x, y, colour) {
+    const moved = this.x?.values !== x.values || this.y?.values !== y.values;
+    this.x = { ...x, ...range(x.values) };
+    this.y = { ...y, ...range(y.values) };
+    this.colour = colour;
+    this.encoded = encode(colour.values, colour.kind);
+    const n = x.values.length;
+    const points = { x: placed(x.values, this.x, LEFT, RIGHT), y: placed(y.values, this.y, BOTTOM, TOP) };
+    if (this.encoded.z) points.z = this.encoded.z;
+    this.plot.set({
+      pointColor: this.encoded.map.length > 1 ? this.encoded.map : this.encoded.map[0],
+      pointColorActive: this.encoded.map.map(() => SELECTED), // one for each colour, or it is not used
+      pointColorHover: this.encoded.map.map(() => "#000000"),
+      colorBy: this.encoded.z ? "valueA" : null,
+      opacityBy: "density",
+      pointSize: n > 200000 ? 2 : n > 20000 ? 3 : 4,
+    });
+    const index = moved ? undefined : this.plot.get("spatialIndex");
+    await this.plot.draw(points, {
+      zDataType: this.encoded.classes ? "categorical" : "continuous",
+      spatialIndex: index,
+      preventFilterReset: true,
+    });
+    this.highlight(this.selected);
+    this.decorate();
+  }
+
+  highlight(rows) {
+    this.selected = rows;
+    if (rows.length) this.plot.select(Array.from(rows), { preventEvent: true });
+    else this.plot.deselect({ preventEvent: true });
+  }
+
+  mode(name) {
+    this.plot.set({
+      mouseMode: name === "panZoom" ? "panZoom" : "lasso",
+      lassoType: name === "box" ? "rectangle" : "freeform",
+    });
+  }
+
+  mark(marks) {
+    Object.assign(this.marks, marks);
+    this.decorate();
+  }
+
+  // pixels of data coordinates, from where four particles are on the screen
+  scales() {
+    const axis = (which, part) => {
+      const [low, high] = which.at;
+      const [a, b] = [this.plot.getScreenPosition(low), this.plot.getScreenPosition(high)];
+      if (!a || !b) return null;
+      const width = which.high - which.low || 1;
+      const slope = (b[part] - a[part]) / width;
+      return { of: (value) => a[part] + (value - which.low) * slope, value: (px) => which.low + (px - a[part]) / slope };
+    };
+    const [x, y] = [axis(this.x, 0), axis(this.y, 1)];
+    return x && y ? { x, y } : null;
+  }
+
+  decorate() {
+    const draw = this.overlay.getContext("2d");
+    const [width, height] = [this.overlay.width / devicePixelRatio, this.overlay.height / devicePixelRatio];
+    draw.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
+    draw.clearRect(0, 0, width, height);
+    if (!this.x) return;
+    const scales = this.scales();
+    if (!scales) return;
+    axes(draw, width, height, this.x, this.y, scales);
+    this.legend(draw, width);
+    const { path, anchors = [], picked } = this.marks;
+    const along = path && [path[this.x.name], path[this.y.name]];
+    if (along?.[0] && along[1]) {
+      draw.strokeStyle = "#000"; draw.lineWidth = 2; draw.beginPath();
+      along[0].forEach((value, i) => draw.lineTo(scales.x.of(value), scales.y.of(along[1][i])));
+      draw.stroke();
+      along[0].forEach((value, i) => disc(draw, scales.x.of(value), scales.y.of(along[1][i]), i === this.marks.at ? 7 : 4,
+        i === this.marks.at ? "#f5c400" : "#fff"));
+    }
+    anchors.forEach((row, i) => {
+      const [x, y] = this.spot(scales, row);
+      disc(draw, x, y, 9, "#f5c400");
+      text(draw, String(i + 1), x, y + 4, "center");
+    });
+    if (picked != null) {
+      const [x, y] = this.spot(scales, picked);
+      for (const [colour, line] of [["#fff", 5], ["#000", 2.5]]) {
+        draw.strokeStyle = colour; draw.lineWidth = line;
+        draw.beginPath(); draw.arc(x, y, 8, 0, 7); draw.stroke();
+      }
+    }
+  }
+
+  spot(scales, row) { return [scales.x.of(this.x.values[row]), scales.y.of(this.y.values[row])]; }
+
+  legend(draw, width) {
+    const { legend } = this.encoded;
+    if (!legend) return;
+    draw.fillStyle = "rgba(255,255,255,.85)";
+    if (legend.numbers) {
+      const shown = legend.numbers.slice(0, 24);
+      const rows = Math.min(shown.length, 12);
+      const columns = Math.ceil(shown.length / rows);
+      draw.fillRect(width - 46 * columns - 10, 6, 46 * columns + 4, rows * 16 + 24);
+      text(draw, this.colour.name, width - 10, 20, "right");
+      shown.forEach((number, i) => {
+        const [x, y] = [width - 46 * (columns - Math.floor(i / rows)) - 4, 32 + 16 * (i % rows)];
+        disc(draw, x + 5, y, 5, classColour(i), 0);
+        text(draw, String(number), x + 14, y + 4, "left");
+      });
+      return;
+    }
+    draw.fillRect(width - 190, 6, 184, 46);
+    text(draw, this.colour.name, width - 10, 20, "right");
+    for (let i = 0; i < 160; i++) { draw.fillStyle = viridis(i / 159); draw.fillRect(width - 170 + i, 26, 1.5, 9); }
+    text(draw, tidy(legend.low), width - 170, 48, "left");
+    text(draw, tidy(legend.high), width - 10, 48, "right");
+  }
+
+  // points and overlay as one picture
+  async picture() {
+    const all = document.createElement("canvas");
+    const image = await this.plot.export();
+    [all.width, all.height] = [image.width, image.height];
+    const points = document.createElement("canvas");
+    [points.width, points.height] = [image.width, image.height];
+    points.getContext("2d").putImageData(image, 0, 0);
+    const draw = all.getContext("2d");
+    draw.fillStyle = "#fff"; draw.fillRect(0, 0, all.width, all.height);
+    draw.drawImage(points, 0, 0);
+    draw.drawImage(this.overlay, 0, 0, all.width, all.height);
+    return all;
+  }
+}
+
+function range(values) {
+  let [low, high, first, last] = [Infinity, -Infinity, 0, 0];
+  for (let i = 0; i < values.length; i++) {
+    if (values[i] < low) { low = values[i]; first = i; }
+    if (values[i] > high) { high = values[i]; last = i; }
+  }
+  return { low, high, at: [first, last] };
+}
+
+function placed(values, { low, high }, from, to) {
+  const scale = (to - from) / (high - low || 1);
+  return Float32Array.from(values, (value) => Number.isFinite(value) ? (value - low) * scale + from : from);
+}
+
+// Logarithm of the number of particles around each, from a histogram of the two axes.
+export function crowding(x, y, cells = 160) {
+  const [a, b] = [range(x), range(y)];
+  const at = (value, { low, high }) => Math.min(cells - 1, Math.max(0, Math.floor((value - low) / (high - low || 1) * cells)));
+  const counts = new Float32Array(cells * cells);
+  const cell = Uint32Array.from(x, (value, i) => at(value, a) + cells * at(y[i], b));
+  for (const one of cell) counts[one] += 1;
+  return Float32Array.from(cell, (one) => Math.log10(counts[one]));
+}
+
+export function tidy(value) {
+  const size = Math.abs(value);
+  return size !== 0 && (size < 0.01 || size >= 1e5) ? value.toExponential(1) : String(+value.toPrecision(3));
+}
+
+function text(draw, words, x, y, align) {
+  draw.font = "12px system-ui, sans-serif"; draw.textAlign = align; draw.fillStyle = "#1b2530";
+  draw.fillText(words, x, y);
+}
+
+function disc(draw, x, y, radius, colour, line = 1.5) {
+  draw.fillStyle = colour; draw.beginPath(); draw.arc(x, y, radius, 0, 7); draw.fill();
+  if (line) { draw.strokeStyle = "#000"; draw.lineWidth = line; draw.stroke(); }
+}
+
+function ticks(low, high) {
+  const rough = (high - low) / 5;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((part) => part * power).find((size) => size >= rough);
+  const found = [];
+  for (let at = Math.ceil(low / step) * step; at <= high; at += step) found.push(+at.toPrecision(10));
+  return found;
+}
+
+function axes(draw, width, height, x, y, scales) {
+  draw.strokeStyle = "#aab4be"; draw.lineWidth = 1;
+  const [left, right] = [scales.x.value(0), scales.x.value(width)];
+  const [bottom, top] = [scales.y.value(height), scales.y.value(0)];
+  if (![left, right, bottom, top].every(Number.isFinite)) return;
+  draw.fillStyle = "rgba(255,255,255,.75)";
+  draw.fillRect(0, height - 34, width, 34); draw.fillRect(0, 0, 46, height - 34);
+  for (const value of ticks(left, right)) {
+    const at = scales.x.of(value);
+    if (at < 60 || at > width - 20) continue;
+    draw.beginPath(); draw.moveTo(at, height - 34); draw.lineTo(at, height - 29); draw.stroke();
+    text(draw, tidy(value), at, height - 18, "center");
+  }
+  for (const value of ticks(bottom, top)) {
+    const at = scales.y.of(value);
+    if (at < 20 || at > height - 50) continue;
+    draw.beginPath(); draw.moveTo(41, at); draw.lineTo(46, at); draw.stroke();
+    text(draw, tidy(value), 39, at + 4, "right");
+  }
+  draw.beginPath(); draw.moveTo(46, 0); draw.lineTo(46, height - 34); draw.lineTo(width, height - 34); draw.stroke();
+  text(draw, x.label ?? x.name, width / 2, height - 4, "center");
+  draw.save(); draw.translate(11, height / 2); draw.rotate(-Math.PI / 2); text(draw, y.label ?? y.name, 0, 0, "center"); draw.restore();
+}

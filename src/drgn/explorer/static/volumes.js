@@ -1,0 +1,150 @@
+// Volumes in Mol*: isosurfaces as layers, each with a level; those that are kept stay when another is shown.
+
+const COLOURS = [0x0072b2, 0xe69f00, 0x009e73, 0xcc79a7, 0x56b4e9, 0xd55e00];
+const [MORE, LESS] = [0x0072b2, 0xd55e00]; // of a difference
+const REPRESENTATION = "volume-representation-3d";
+
+export class Volumes extends EventTarget {
+  constructor(element, list) {
+    super();
+    Object.assign(this, { element, list, layers: [], queue: Promise.resolve() });
+    this.ready = this.create();
+  }
+
+  async create() {
+    this.viewer = await globalThis.molstar.Viewer.create(this.element, {
+      layoutIsExpanded: false, layoutShowControls: false, layoutShowRemoteState: false, layoutShowSequence: false,
+      layoutShowLog: false, layoutShowLeftPanel: false, viewportShowExpand: false, viewportShowControls: false,
+      viewportShowSettings: false, viewportShowSelectionMode: false, viewportShowAnimation: false,
+      viewportShowTrajectoryControls: false, viewportShowScreenshotControls: false, viewportShowReset: true,
+      viewportShowToggleFullscreen: true, volumeStreamingDisabled: true, collapseLeftPanel: true, collapseRightPanel: true,
+    });
+    this.plugin = this.viewer.plugin;
+    this.plugin.canvas3d?.setProps({
+      renderer: { backgroundColor: 0xffffff },
+      camera: { helper: { axes: { name: "off", params: {} } } },
+    });
+    if (softwareRendering()) this.plugin.canvas3d?.setProps({
+      multiSample: { mode: "off" },
+      postprocessing: { occlusion: { name: "off", params: {} }, antialiasing: { name: "off", params: {} } },
+    });
+  }
+
+  // One change at a time: Mol* keeps one tree of states.
+  change(work) {
+    const next = this.queue.then(async () => { await this.ready; return work(); });
+    this.queue = next.catch(() => {});
+    return next;
+  }
+
+  // data: bytes of an MRC file; difference: two surfaces, at +level and -level; beside: other volumes stay
+  show(data, { label, level, difference = false, beside = false, what = null }) {
+    return this.change(async () => {
+      const gone = beside ? [] : this.layers.filter((layer) => !layer.kept);
+      const taken = this.layers.filter((layer) => !gone.includes(layer)).map((layer) => layer.colour);
+      const colour = COLOURS.find((one) => !taken.includes(one)) ?? COLOURS[0];
+      const surfaces = difference
+        ? [{ type: "absolute", value: level, color: MORE }, { type: "absolute", value: -level, color: LESS }]
+        : [{ type: "absolute", value: level, color: colour }];
+      const before = new Set(this.plugin.state.data.cells.keys());
+      const url = URL.createObjectURL(new Blob([data]));
+      try {
+        await this.viewer.loadVolumeFromUrl({ url, format: "ccp4", isBinary: true }, surfaces);
+      } finally {
+        URL.revokeObjectURL(url);
+      }
+      const made = [...this.plugin.state.data.cells.values()].filter((cell) => !before.has(cell.transform.ref));
+      const refs = made.filter((cell) => cell.transform.transformer.definition.name === REPRESENTATION)
+        .map((cell) => cell.transform.ref);
+      let root = made[0].transform;
+      while (root.parent !== this.plugin.state.data.tree.root.ref) root = this.plugin.state.data.cells.get(root.parent).transform;
+      const layer = { label, data, level, start: Math.abs(level), refs, root: root.ref, colour, difference, kept: false, what };
+      if (!this.layers.length) this.focus(data, Math.abs(level));
+      this.layers.push(layer);
+      for (const old of gone) await this.drop(old);
+      this.list_();
+      this.dispatchEvent(new Event("shown"));
+      return layer;
+    });
+  }
+
+  // Look at what is above the level, not at the whole box.
+  focus(buffer, level) {
+    const [header, density] = [new DataView(buffer), new Float32Array(buffer, 1024)];
+    const size = header.getInt32(0, true);
+    const pixel = header.getFloat32(40, true) / size;
+    const [least, most] = [[size, size, size], [0, 0, 0]];
+    density.forEach((value, i) => {
+      if (value < level) return;
+      [i % size, Math.floor(i / size) % size, Math.floor(i / size ** 2)].forEach((at, axis) => {
+        least[axis] = Math.min(least[axis], at);
+        most[axis] = Math.max(most[axis], at);
+      });
+    });
+    const center = least.map((low, axis) => pixel * (low + most[axis]) / 2);
+    const radius = pixel * Math.hypot(...least.map((low, axis) => most[axis] - low + 1)) / 2;
+    if (radius > 0) this.plugin.managers.camera.focusSphere({ center, radius }, { durationMs: 0, extraRadius: 0 });
+  }
+
+  async drop(layer) {
+    this.layers = this.layers.filter((other) => other !== layer);
+    await this.plugin.build().delete(layer.root).commit();
+  }
+
+  remove(layer) { return this.change(async () => { await this.drop(layer); this.list_(); }); }
+
+  setLevel(layer, level) {
+    layer.level = level;
+    if (layer.waiting) return layer.waiting; // only the newest level of a slider is drawn
+    layer.waiting = this.change(async () => {
+      layer.waiting = null;
+      const update = this.plugin.build();
+      layer.refs.forEach((ref, i) => update.to(ref).update((old) => ({
+        ...old,
+        type: { ...old.type, params: { ...old.type.params,
+          isoValue: { kind: "absolute", absoluteValue: i ? -layer.level : layer.level } } },
+      })));
+      await update.commit();
+    });
+    return layer.waiting;
+  }
+
+  list_() {
+    this.list.replaceChildren(...this.layers.map((layer) => {
+      const row = document.createElement("div");
+      row.className = "layer";
+      const hex = (number) => `#${number.toString(16).padStart(6, "0")}`;
+      row.innerHTML = `<span class="swatch"></span><span class="name"></span>
+        <input type="range" min="0.2" max="3" step="0.02" aria-label="Level"><span class="level"></span>
+        <label><input type="checkbox"> keep</label><button aria-label="Remove this volume">×</button>`;
+      row.querySelector(".swatch").style.background = layer.difference
+        ? `linear-gradient(90deg, ${hex(MORE)} 50%, ${hex(LESS)} 50%)` : hex(layer.colour);
+      row.querySelector(".name").textContent = row.querySelector(".name").title = layer.label;
+      const [slider, level, keep, remove] = [row.querySelector("[type=range]"), row.querySelector(".level"),
+        row.querySelector("[type=checkbox]"), row.querySelector("button")];
+      slider.value = layer.level / layer.start;
+      level.textContent = layer.level.toPrecision(3);
+      slider.oninput = () => {
+        level.textContent = (slider.value * layer.start).toPrecision(3);
+        this.setLevel(layer, slider.value * layer.start);
+      };
+      keep.checked = layer.kept;
+      keep.onchange = () => { layer.kept = keep.checked; };
+      remove.onclick = () => this.remove(layer);
+      return row;
+    }));
+  }
+
+  nudge(factor) {
+    for (const layer of this.layers) this.setLevel(layer, layer.level * factor);
+    this.list_();
+  }
+
+  async picture() { return (await fetch(await this.plugin.helpers.viewportScreenshot.getImageDataUri())).blob(); }
+}
+
+function softwareRendering() {
+  const gl = document.createElement("canvas").getContext("webgl");
+  const info = gl?.getExtension("WEBGL_debug_renderer_info");
+  return !info || /swiftshader|llvmpipe|software/i.test(gl.getParameter(info.UNMASKED_RENDERER_WEBGL));
+}

@@ -1,0 +1,245 @@
+"""A person's way through the explorer, in Chromium: what is seen, clicked, and found in the files."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drgn.command import compose
+from drgn.formats.particles import Particles
+from drgn.run import Run
+from drgn.simulate import simulate
+
+SECONDS = 60_000  # ms
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, train_tiny):
+    """Return a run on 20,000 small images."""
+    options = compose("simulate", ["n_particles=20000", "box_size=16", "pixel_size_A=12", "snr=1"])
+    star = simulate(**{**options, "output": tmp_path_factory.mktemp("many")})
+    return train_tiny(f"dataset.particles={star}", "dataset.batch_size=256")
+
+
+def serve(folder: Path, environment) -> Iterator[str]:
+    """Start drgn explore as a person does; yields the address that it prints."""
+    command = [sys.executable, "-m", "drgn.explore", f"run={folder}", "port=0", "browser=false"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        lines = []
+        for line in server.stdout:
+            lines.append(line)
+            if line.startswith("http://127.0.0.1:"):
+                yield line.strip()
+                break
+        else:
+            pytest.fail("".join(lines))
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def address(run_folder, environment):
+    yield from serve(run_folder, environment)
+
+
+@pytest.fixture
+def open_page(browser):
+    """Return a function that opens an address; a page's errors and requests to other hosts fail the test."""
+    wrong, contexts = [], []
+
+    def open_(address: str):
+        context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+        context.set_default_timeout(SECONDS)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "request",
+            lambda r: (
+                None if re.match(r"(http://127\.0\.0\.1:\d+/|blob:|data:)", r.url) else wrong.append(r.url)
+            ),
+        )
+        page.goto(address)
+        page.wait_for_function("globalThis.explorer?.scatter?.x && explorer.volumes.plugin")
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def coloured(picture: bytes, name: str, tmp_path: Path, red: bool = False) -> float:
+    """Share of the pixels of a PNG that are far from white and grey, or red."""
+    from matplotlib.image import imread
+
+    (tmp_path / name).write_bytes(picture)
+    rgb = imread(tmp_path / name)[..., :3]
+    if red:
+        return float(((rgb[..., 0] > 0.6) & (rgb[..., 1:].max(-1) < 0.45)).mean())
+    return float((rgb.max(-1) - rgb.min(-1) > 0.25).mean())
+
+
+def drag(page, corners):
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    for corner in [*corners[1:], corners[0]]:
+        page.mouse.move(*corner, steps=6)
+    page.mouse.up()
+
+
+def on_page(page, rows):
+    """Pixels (M, 2) of particles on the page."""
+    box = page.locator("#points").bounding_box()
+    at = page.evaluate(
+        "rows => rows.map(r => explorer.scatter.plot.getScreenPosition(r))", list(map(int, rows))
+    )
+    return np.array(at) + np.array([box["x"], box["y"]])
+
+
+def test_from_a_lasso_to_a_star(open_page, address, run_folder, tmp_path):
+    page = open_page(address)
+    assert "20,000 particles" in page.inner_text("#run-facts")
+    assert "token" not in page.url  # out of the address bar
+
+    # colour
+    page.select_option("#colour", "defocus_u_A")
+    page.wait_for_function("explorer.scatter.colour.name == 'defocus_u_A'")
+    assert coloured(page.locator("#plot").screenshot(), "points.png", tmp_path) > 0.02
+
+    # lasso about 1,000 particles: a square that holds so many, above the crowd
+    places = on_page(page, range(0, 20000))
+    middle = np.quantile(places, [0.5, 0.12], axis=0).diagonal()
+    reach = np.abs(places - middle).max(1)
+    half = float(np.sort(reach)[1000])
+    page.click("[data-mode=lasso]")
+    drag(page, [middle + half * np.array(c) for c in ([-1, -1], [1, -1], [1, 1], [-1, 1])])
+    page.wait_for_function("explorer.selection.rows.length > 0")
+    rows = np.array(page.evaluate("Array.from(explorer.selection.rows)"))
+    assert 900 < len(rows) < 1100
+    assert half > 20
+    assert np.isin(rows, np.flatnonzero(reach < half + 4)).all()  # those inside, and no others
+    assert np.isin(np.flatnonzero(reach < half - 4), rows).all()
+    assert f"{len(rows):,} of 20,000" in page.inner_text("#count")
+
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(500)
+    assert coloured(page.locator("#plot").screenshot(), "selected.png", tmp_path, red=True) > 0.001
+
+    # complement, undo, threshold, union
+    page.click("#complement")
+    assert page.evaluate("explorer.selection.rows.length") == 20000 - len(rows)
+    page.keyboard.press("u")
+    assert page.evaluate("explorer.selection.rows.length") == len(rows)
+    z = Run.open(run_folder).latents().z
+    page.select_option("#combine", "intersect")
+    page.select_option("#threshold-column", "z1")
+    page.fill("#threshold-low", "0.1")
+    page.click("#threshold-apply")
+    page.wait_for_function(f"explorer.selection.rows.length < {len(rows)}")
+    inside = np.array(page.evaluate("Array.from(explorer.selection.rows)"))
+    np.testing.assert_array_equal(inside, rows[z[rows, 0] >= np.float32(0.1)])
+    page.click("#undo")
+    page.fill("#selection-name", "middle")
+    page.click("#selection-save")
+    page.wait_for_selector("#saved li")
+    assert f"middle ({len(rows):,})" in page.inner_text("#saved")
+
+    # a particle is clicked, and its volume is seen
+    page.click("[data-mode=panZoom]")
+    alone = int(reach.argmax())  # nothing near it
+    page.mouse.click(*on_page(page, [alone])[0])
+    page.wait_for_function("explorer.volumes.layers.length == 1")
+    assert page.evaluate("explorer.state.picked") == alone
+    assert page.evaluate("explorer.selection.rows.length") == len(rows)  # a click is no selection
+    page.wait_for_timeout(1500)
+    seen = coloured(page.locator("#viewer").screenshot(), "surface.png", tmp_path)
+    assert seen > 0.01
+    page.evaluate(
+        "explorer.volumes.setLevel(explorer.volumes.layers[0], 2.5 * explorer.volumes.layers[0].level)"
+    )
+    page.wait_for_timeout(1500)
+    assert coloured(page.locator("#viewer").screenshot(), "higher.png", tmp_path) < 0.9 * seen
+
+    # another beside it, and their difference
+    page.check(".layer input[type=checkbox]")
+    page.fill("#row", "17")
+    page.click("#go")
+    page.wait_for_function("explorer.volumes.layers.length == 2")
+    page.click("#difference")
+    page.wait_for_function("explorer.volumes.layers.at(-1).difference")
+
+    # images
+    page.click("[data-tab=particles]")
+    page.click("#show-images")
+    page.wait_for_selector("#images canvas")
+    assert page.locator("#images canvas").count() == 8 * 4
+
+    # a path between two particles, and evidence for the selection
+    page.click("[data-tab=point]")
+    for row in (alone, 17):
+        page.fill("#row", str(row))
+        page.click("#go")
+        page.wait_for_function(f"explorer.volumes.layers.some(l => l.what?.row == {row})")
+        page.click("#add-anchor")
+    page.click("[data-tab=path]")
+    page.select_option("#path-how", "line")
+    page.fill("#path-points", "3")
+    page.fill("#path-name", "walk")
+    page.click("#path-make")
+    page.click("[data-tab=evidence]")
+    page.click("#evidence")
+    page.wait_for_function("explorer.panels.path?.volumes.length == 3", timeout=3 * SECONDS)
+    page.wait_for_selector("#evidence-result p", state="attached", timeout=3 * SECONDS)
+    assert re.search(
+        r"half maps agree", page.inner_text("#evidence-result p") or page.text_content("#evidence-result p")
+    )
+    kept = Run.open(run_folder).place("explorer")
+    assert (kept / "paths" / "walk" / "chimerax.cxc").is_file()
+    assert (kept / "evidence" / "middle" / "selection" / "map.mrc").is_file()
+    page.click("[data-tab=path]")
+    page.evaluate("document.getElementById('path-slider').value = 2")
+    page.dispatch_event("#path-slider", "input")
+    page.wait_for_function("explorer.volumes.layers.some(l => l.label == 'path, 3')")
+
+    # out, and read back
+    with page.expect_download() as download:
+        page.click("#export")
+    star = tmp_path / "middle.star"
+    download.value.save_as(star)
+    assert download.value.suggested_filename == "middle.star"
+    particles = Run.open(run_folder).particles()
+    np.testing.assert_array_equal(np.sort(particles.rows_of(star)), rows)
+    assert len(Particles.from_file(kept / "exports" / "middle.star")) == len(rows)
+    with page.expect_download() as download:
+        page.click("#figure-png")
+    name = download.value.suggested_filename
+    assert re.fullmatch(rf"\w+_PC1_PC2_by-defocus_u_A_{len(rows)}-selected_particle-\d+\.png", name)
+
+    # another tab sees what was saved, and takes it
+    other = open_page(address)
+    other.click("#saved li button")
+    other.wait_for_function(f"explorer.selection.rows.length == {len(rows)}")
+    np.testing.assert_array_equal(other.evaluate("Array.from(explorer.selection.rows)"), rows)
+
+
+def test_mistakes_are_told_in_words(open_page, address):
+    page = open_page(address)
+    page.click("#export")
+    page.wait_for_selector("#message:not([hidden])")
+    assert "select some particles" in page.inner_text("#message")
+    page.click("[data-tab=evidence]")
+    page.click("#evidence")
+    page.wait_for_function(
+        "document.querySelector('#message span').textContent.startsWith('Select particles')"
+    )
+    page.evaluate("sessionStorage.clear()")
+    page.click("[data-tab=point]")
+    page.fill("#row", "3")
+    page.click("#go")
+    page.wait_for_function("document.querySelector('#message span').textContent.includes('token')")

@@ -1,0 +1,321 @@
+"""What the server answers, and what it refuses."""
+
+import io
+import time
+
+import mrcfile
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from drgn.command import bind, compose
+from drgn.explorer.server import LARGEST_REQUEST, create
+from drgn.explorer.session import Session
+from drgn.filter import filter as select
+from drgn.formats.particles import Particles
+from drgn.generate import generate
+from drgn.run import Run
+
+TOKEN = "a-token"
+
+
+@pytest.fixture(scope="module")
+def folder(train_tiny):
+    return train_tiny()
+
+
+@pytest.fixture(scope="module")
+def session(folder):
+    return Session(Run.open(folder), [])
+
+
+@pytest.fixture(scope="module")
+def anyone(session):
+    """A client without the token."""
+    with TestClient(create(session, TOKEN), base_url="http://127.0.0.1:8000") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(session):
+    headers = {"X-Drgn-Token": TOKEN}
+    with TestClient(create(session, TOKEN), base_url="http://127.0.0.1:8000", headers=headers) as client:
+        yield client
+
+
+def rows_bytes(rows):
+    return np.asarray(rows, "<u4").tobytes()
+
+
+def test_the_run_and_its_columns(client, folder):
+    facts = client.get("/api/run").json()
+    assert (facts["n"], facts["zdim"], facts["box_size"]) == (300, 2, 16)
+    names = [column["name"] for column in facts["columns"]]
+    assert {"PC1", "PC2", "z1", "z2", "z_norm", "reconstruction_loss", "tilt_deg", "defocus_u_A"} <= set(
+        names
+    )
+    for name in names:
+        answer = client.get(f"/api/column/{name}")
+        assert answer.status_code == 200, answer.text
+        assert len(np.frombuffer(answer.content, "<f4")) == 300
+    z = Run.open(folder).latents().z
+    np.testing.assert_array_equal(np.frombuffer(client.get("/api/column/z2").content, "<f4"), z[:, 1])
+
+
+def test_a_column_that_is_not_there(client):
+    for name in ("z3", "z0", "PC9", "nothing"):
+        answer = client.get(f"/api/column/{name}")
+        assert answer.status_code == 400
+        assert name in answer.json()["error"]
+
+
+def test_a_volume_is_that_of_generate(client, folder, tmp_path):
+    z = Run.open(folder).latents().z[7]
+    options = {**compose("generate"), "run": folder, "z": z.tolist(), "output": tmp_path}
+    (path,) = generate(**options)
+    with mrcfile.open(path) as file:
+        expected = file.data.copy()
+    for asked in ({"row": 7}, {"z": z.tolist()}):
+        answer = client.post("/api/volume", json=asked)
+        (tmp_path / "got.mrc").write_bytes(answer.content)
+        with mrcfile.open(tmp_path / "got.mrc") as file:
+            np.testing.assert_allclose(file.data, expected, atol=1e-5)
+            assert float(file.voxel_size.x) == 12
+        assert expected.min() < float(answer.headers["X-Level"]) < expected.max()
+    difference = client.post("/api/volume", json={"row": 7, "minus": {"row": 7}})
+    (tmp_path / "got.mrc").write_bytes(difference.content)
+    with mrcfile.open(tmp_path / "got.mrc") as file:
+        assert np.abs(file.data).max() == 0
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"row": 300},
+        {"row": -1},
+        {"row": "1"},
+        {},
+        {"z": [1]},
+        {"z": [1, float("nan")]},
+        {"row": 1, "half": 1},
+    ],
+)
+def test_a_volume_that_cannot_be(client, asked):
+    import json
+
+    answer = client.post("/api/volume", content=json.dumps(asked))
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+def test_selections_are_kept_as_files_of_filter(client, folder, tmp_path):
+    rows = [3, 5, 200]
+    client.put("/api/selections/mine", content=rows_bytes([5, 3, 200, 3]))
+    assert client.get("/api/selections").json() == [{"name": "mine", "count": 3}]
+    assert np.frombuffer(client.get("/api/selections/mine").content, "<u4").tolist() == rows
+    again = Session(Run.open(folder), [])  # another server
+    assert again.selections.load("mine").tolist() == rows
+    options = {
+        **compose("filter", ["output=x.star"]),
+        "run": folder,
+        "indices": again.selections.path("mine"),
+    }
+    assert select(**{**options, "output": tmp_path / "kept.star"}) == 3
+    with (tmp_path / "kept.star").open("rb") as file:
+        answer = client.post("/api/selected?file=kept.star", content=file.read())
+    assert np.frombuffer(answer.content, "<u4").tolist() == rows
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([9, 8]))
+    answer = client.post("/api/selected?file=rows.npy", content=buffer.getvalue())
+    assert np.frombuffer(answer.content, "<u4").tolist() == [8, 9]
+    assert client.delete("/api/selections/mine").json() == []
+
+
+def test_export_is_read_back_with_the_same_particles(client, session):
+    rows = np.arange(0, 300, 7)
+    for form in ("star", "npy", "txt", "pkl"):
+        answer = client.post(f"/api/export/{form}/some", content=rows_bytes(rows)).json()
+        np.testing.assert_array_equal(session.selections.read(answer["path"]), rows)
+        assert client.get(f"/api/file/{answer['files'][0]}").status_code == 200
+    star = Particles.from_file(session.folder / "exports" / "some.star")
+    expected = session.run.particles().table["key"].iloc[rows]
+    assert star.table["key"].str.split("@").str[0].tolist() == expected.str.split("@").str[0].tolist()
+    assert (
+        client.post("/api/export/cs/some", content=rows_bytes(rows)).status_code == 400
+    )  # a star is its origin
+
+
+@pytest.mark.parametrize("rows", [[], [300], [2**32 - 1]])
+def test_a_selection_that_cannot_be(client, rows):
+    for answer in (
+        client.put("/api/selections/bad", content=rows_bytes(rows)),
+        client.post("/api/export/star/bad", content=rows_bytes(rows)),
+    ):
+        assert answer.status_code == 400
+    assert client.get("/api/selections").json() == []
+
+
+@pytest.mark.parametrize("name", ["..", "a.b", "a b", "%2e%2e%2fx", "x" * 65, "-a"])
+def test_a_name_that_is_no_name(client, name, session):
+    answer = client.put(f"/api/selections/{name}", content=rows_bytes([1]))
+    assert answer.status_code in (400, 404, 405)
+    assert client.get("/api/selections").json() == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../config.yaml",
+        "..%2fconfig.yaml",
+        "%2e%2e/run.json",
+        "/etc/passwd",
+        "%2fetc%2fpasswd",
+        "link.yaml",
+        "a\\..\\b",
+        "",
+    ],
+)
+def test_no_file_outside_is_served(client, session, name):
+    session.folder.mkdir(exist_ok=True)
+    link = session.folder / "link.yaml"
+    link.unlink(missing_ok=True)
+    link.symlink_to(session.run.path / "config.yaml")
+    answer = client.get(f"/api/file/{name}")
+    assert answer.status_code in (400, 404)
+    assert "dataset" not in answer.text
+    assert client.get(f"/static/{name}").status_code in (400, 404, 405)
+    link.unlink()
+
+
+def test_without_the_token_nothing_is_told(anyone, session):
+    for path in ("run", "live", "column/z1", "selections", "jobs", "file/x"):
+        assert anyone.get(f"/api/{path}").status_code == 403
+    for path in ("volume", "images", "jobs", "selected?file=a.npy", "export/star/x"):
+        assert anyone.post(f"/api/{path}", json={}).status_code == 403
+    assert anyone.put("/api/selections/x", content=rows_bytes([1])).status_code == 403
+    assert anyone.get("/api/run", headers={"X-Drgn-Token": "other"}).status_code == 403
+    assert anyone.get("/api/run?token=a-token").status_code == 403
+    assert anyone.get("/").status_code == 200  # the page itself holds nothing of the run
+
+
+def test_other_sites_are_refused(client):
+    for origin in ("http://evil.example", "http://127.0.0.1:9999", "null"):
+        assert client.post("/api/volume", json={"row": 1}, headers={"Origin": origin}).status_code == 403
+    assert client.get("/api/run", headers={"Origin": "http://127.0.0.1:8000"}).status_code == 200
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
+    assert client.get("/api/run", headers={"Host": "127.0.0.1.evil.example:8000"}).status_code == 403
+    assert client.get("/api/run", headers={"Host": "localhost:8000"}).status_code == 200
+    policy = client.get("/").headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "http" not in policy
+
+
+def test_large_requests_are_refused(client):
+    large = b"x" * (LARGEST_REQUEST + 1)
+    for answer in (
+        client.post("/api/volume", content=large),
+        client.put("/api/selections/large", content=large),
+        client.post("/api/volume", content=iter([large])),  # without a length
+    ):
+        assert answer.status_code == 413
+        assert "larger than" in answer.json()["error"]
+
+
+def test_images_beside_their_reconstruction(client):
+    answer = client.post("/api/images", json={"rows": [4, 2], "lowpass_A": 40})
+    assert answer.headers["X-Shape"] == "2,4,16,16"
+    grey = np.frombuffer(answer.content, np.uint8).reshape(2, 4, 16, 16).astype(float)
+    assert grey.std(axis=(2, 3)).min() > 5
+    smooth = [np.abs(np.diff(panel, axis=-1)).mean() for panel in grey.swapaxes(0, 1)]
+    assert smooth[2] < smooth[1]  # low-passed
+    for rows in ([], [300], list(range(25))):
+        assert client.post("/api/images", json={"rows": rows}).status_code == 400
+    assert client.post("/api/images", json={"rows": [1], "lowpass_A": 0}).status_code == 400
+
+
+def finished(client, number, seconds=120):
+    for _ in range(seconds * 5):
+        job = client.get(f"/api/jobs/{number}").json()
+        if job["state"] != "running":
+            return job
+        time.sleep(0.2)
+    raise AssertionError(job)
+
+
+def test_evidence_and_path_are_jobs(client, session):
+    client.put("/api/selections/third", content=rows_bytes(range(0, 300, 3)))
+    client.post("/api/jobs", json={"kind": "evidence", "selection": "third"})
+    asked = {"kind": "path", "how": "line", "name": "walk", "anchors": [3, 9], "points": 3}
+    jobs = client.post("/api/jobs", json=asked).json()
+    assert [job["title"] for job in jobs] == ["evidence for third", "path walk"]
+    assert client.post("/api/jobs", json=asked).status_code == 400  # two are running
+    evidence, path = (finished(client, job["number"]) for job in jobs)
+    assert evidence["state"] == path["state"] == "done", (evidence, path)
+    assert any("supported" in line for line in evidence["lines"])
+    files = set(evidence["result"]["files"])
+    assert {
+        f"evidence/third/selection/{name}" for name in ("map.mrc", "neural.mrc", "half_map_1.mrc")
+    } <= files
+    assert {f"paths/walk/{name}" for name in ("vol_002.mrc", "chimerax.cxc")} <= set(path["result"]["files"])
+    z = session.required().z
+    np.testing.assert_allclose(path["result"]["z"], [z[3], (z[3] + z[9]) / 2, z[9]], rtol=1e-5)
+    client.delete("/api/selections/third")
+
+
+def test_a_job_is_cancelled(client, session):
+    session.selections.save("all", np.arange(300))
+    number = client.post("/api/jobs", json={"kind": "evidence", "selection": "all"}).json()[-1]["number"]
+    assert client.delete(f"/api/jobs/{number}").json()["state"] == "cancelled"
+    job = session.jobs[number]
+    assert job.process.wait(20) != 0
+    assert finished(client, number)["state"] == "cancelled"
+    session.selections.remove("all")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"kind": "rm"},
+        {"kind": "evidence", "selection": "none"},
+        {"kind": "evidence", "selection": "../x"},
+        {"kind": "path", "how": "line", "points": 3, "anchors": [1]},
+        {"kind": "path", "how": "line", "points": 3, "anchors": [1, 999]},
+        {"kind": "path", "how": "pc", "points": 3, "pc": 3},
+        {"kind": "path", "how": "pc", "points": 1, "pc": 1},
+        {"kind": "path", "how": "pc", "points": 3, "pc": 1, "name": "a/b"},
+    ],
+)
+def test_a_job_that_cannot_be(client, asked):
+    answer = client.post("/api/jobs", json=asked)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+def test_a_training_that_goes_on_is_followed(train_tiny, tmp_path):
+    folder = train_tiny("epochs=2")
+    held = folder / "latents.npz"
+    kept = held.read_bytes()
+    held.unlink()  # as it is before training ends
+    session = Session(Run.open(folder), [])
+    with TestClient(
+        create(session, TOKEN), base_url="http://localhost", headers={"X-Drgn-Token": TOKEN}
+    ) as client:
+        live = client.get("/api/live").json()
+        assert (live["latents"], live["epochs"]) == (False, [1, 2])
+        assert len(live["losses"]["heldout/loss"]) == 2
+        assert client.get("/api/run").json()["columns"] == []
+        assert client.post("/api/volume", json={"z": [0, 0]}).status_code == 200  # of the newest weights
+        assert "no latents yet" in client.get("/api/column/z1").json()["error"]
+        number = client.post("/api/jobs", json={"kind": "encode"}).json()[0]["number"]
+        assert finished(client, number)["state"] == "done"
+        after = client.get("/api/live").json()
+        assert after["latents"]
+        assert after["stamp"] != live["stamp"]
+        assert client.get("/api/column/z1").status_code == 200
+    assert len(held.read_bytes()) == len(kept)
+
+
+def test_options_bind():
+    from drgn.explore import explore
+
+    assert bind(explore, compose("explore"))["port"] == 8000
