@@ -71,7 +71,8 @@ export class Scatter extends EventTarget {
       pointColorActive: this.encoded.map.map(() => SELECTED), // one for each colour, or it is not used
       pointColorHover: this.encoded.map.map(() => "#000000"),
       colorBy: this.encoded.z ? "valueA" : null,
-      opacityBy: "density",
+      opacityBy: n > MANY ? null : "density",
+      opacity: 1,
       pointSize: n > 200000 ? 2 : n > 20000 ? 3 : 4,
     });
     const index = moved ? undefined : this.plot.get("spatialIndex");
