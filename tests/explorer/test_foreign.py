@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from starlette.testclient import TestClient
 
@@ -19,7 +20,14 @@ def session(toy, tmp_path_factory):
     """A folder as cryoDRGN 4.3.1 writes it, without weights."""
     folder = tmp_path_factory.mktemp("cryodrgn") / "vae"
     folder.mkdir()
-    args = {"zdim": 2, "pe_type": "gaussian", "pe_dim": 12, "players": 2, "pdim": 12, "activation": "relu"}
+    args = {
+        "pe_type": "gaussian",
+        "activation": "relu",
+        "domain": "fourier",
+        "players": 2,
+        "pdim": 12,
+        "zdim": 2,
+    }
     config = {
         "dataset_args": {"particles": str(toy), "invert_data": True, "norm": [0.0, 1.0]},
         "lattice_args": {"D": 17, "extent": 0.5},
@@ -70,3 +78,35 @@ def test_its_weights_are_named_where_they_are_not_read(client):
     answer = client.post("/api/volume", json={"row": 1})
     assert answer.status_code == 400
     assert "run of cryoDRGN" in answer.json()["error"]
+
+
+def test_it_is_explored_in_the_browser(session, serve, open_page, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"0": (12, 18), "2.linear": (12, 12), "4.linear": (12, 12), "6": (2, 12)}
+    weights = {"decoder.rand_freqs": 0.2 * torch.randn(8, 3, generator=generator)}
+    for name, shape in shapes.items():
+        at = f"decoder.decoder.main.{name}"
+        weights[f"{at}.weight"] = torch.randn(shape, generator=generator) / shape[1] ** 0.5
+        weights[f"{at}.bias"] = torch.randn(shape[0], generator=generator)
+    torch.save({"epoch": 4, "model_state_dict": weights}, session.run.path / "weights.4.pkl")
+    page = open_page(serve(session.run.path))
+    assert "cryoDRGN 4.3.1" in page.inner_text("#run-facts")
+    page.select_option("#colour", "tilt_deg")
+    page.select_option("#threshold-column", "z1")
+    page.fill("#threshold-high", "0")
+    page.click("#threshold-apply")
+    page.wait_for_function("explorer.selection.rows.length > 0")
+    rows = np.array(page.evaluate("Array.from(explorer.selection.rows)"))
+    np.testing.assert_array_equal(rows, np.flatnonzero(session.required().z[:, 0] <= 0))
+    box = page.locator("#points").bounding_box()
+    x, y = page.evaluate("explorer.scatter.plot.getScreenPosition(explorer.scatter.y.at[1])")  # the highest
+    page.mouse.click(box["x"] + x, box["y"] + y)
+    page.wait_for_function("explorer.volumes.layers.length == 1")
+    assert page.evaluate("explorer.state.picked == explorer.scatter.y.at[1]")
+    page.click("[data-tab=path]")
+    page.click("#path-make")
+    page.wait_for_function("explorer.panels.path?.volumes.length == 5")
+    with page.expect_download() as download:
+        page.click("#export")
+    download.value.save_as(tmp_path / "kept.star")
+    np.testing.assert_array_equal(np.sort(session.selections.read(tmp_path / "kept.star")), rows)

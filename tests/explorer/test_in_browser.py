@@ -1,9 +1,6 @@
 """A person's way through the explorer, in Chromium: what is seen, clicked, and found in the files."""
 
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,7 @@ from drgn.formats.particles import Particles
 from drgn.run import Run
 from drgn.simulate import simulate
 
-SECONDS = 60_000  # ms
+SECONDS = 60_000  # ms, as in conftest
 
 
 @pytest.fixture(scope="module")
@@ -25,53 +22,9 @@ def run_folder(tmp_path_factory, train_tiny):
     return train_tiny(f"dataset.particles={star}", "dataset.batch_size=256")
 
 
-def serve(folder: Path, environment) -> Iterator[str]:
-    """Start drgn explore as a person does; yields the address that it prints."""
-    command = [sys.executable, "-m", "drgn.explore", f"run={folder}", "port=0", "browser=false"]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as server:
-        lines = []
-        for line in server.stdout:
-            lines.append(line)
-            if line.startswith("http://127.0.0.1:"):
-                yield line.strip()
-                break
-        else:
-            pytest.fail("".join(lines))
-        server.terminate()
-
-
 @pytest.fixture(scope="module")
-def address(run_folder, environment):
-    yield from serve(run_folder, environment)
-
-
-@pytest.fixture
-def open_page(browser):
-    """Return a function that opens an address; a page's errors and requests to other hosts fail the test."""
-    wrong, contexts = [], []
-
-    def open_(address: str):
-        context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-        context.set_default_timeout(SECONDS)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on(
-            "request",
-            lambda r: (
-                None if re.match(r"(http://127\.0\.0\.1:\d+/|blob:|data:)", r.url) else wrong.append(r.url)
-            ),
-        )
-        page.goto(address)
-        page.wait_for_function("globalThis.explorer?.scatter?.x && explorer.volumes.plugin")
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert wrong == []
+def address(run_folder, serve):
+    return serve(run_folder)
 
 
 def coloured(picture: bytes, name: str, tmp_path: Path, red: bool = False) -> float:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,6 @@ class Jobs:
         verb: str,
         options: dict[str, Any],
         output: Path,
-        after: Callable[[], None] = lambda: None,
     ) -> Job:
         """Start a verb.
 
@@ -96,8 +94,6 @@ class Jobs:
             Of the verb; texts are quoted.
         output
             Where its results will be.
-        after
-            Called when it has ended well.
         """
         words = [f"{key}={_written(value)}" for key, value in options.items()]
         with self._lock:
@@ -115,7 +111,7 @@ class Jobs:
             )
             job = Job(next(self._numbers), title, f"drgn {verb} {' '.join(words)}", output, process)
             self._jobs[job.number] = job
-        threading.Thread(target=_follow, args=(job, after), daemon=True).start()
+        threading.Thread(target=_follow, args=(job,), daemon=True).start()
         return job
 
     def cancel(self, number: int) -> Job:
@@ -132,7 +128,7 @@ class Jobs:
             self.cancel(job.number)
 
 
-def _follow(job: Job, after: Callable[[], None]) -> None:
+def _follow(job: Job) -> None:
     assert job.process.stdout is not None
     with job.process.stdout as printed:
         for line in printed:
@@ -141,8 +137,6 @@ def _follow(job: Job, after: Callable[[], None]) -> None:
     code = job.process.wait()
     job.ended = time.monotonic()
     if job.state == "running":
-        if code == 0:
-            after()
         job.state = "done" if code == 0 else "failed"
 
 

@@ -39,6 +39,7 @@ class Session:
         self.decoder, self.jobs = Decoder(run), Jobs()
         self._lock = threading.Lock()
         self._columns: tuple[Any, Columns | None] = (None, None)
+        self._logged: tuple[Any, pd.DataFrame] = (None, pd.DataFrame())
         self._particles = run.particles()
         self.selections = Selections(self.folder / "selections", self._particles)
 
@@ -94,7 +95,7 @@ class Session:
 
     def live(self) -> dict[str, Any]:
         """Where training is: losses by epoch, and whether latents or weights are new."""
-        table = losses(self.run.path) if self.run.has_images else pd.DataFrame()
+        table = self._losses()
         wanted = [name for name in ("train/loss", "heldout/loss") if name in table]
         found = {name: [None if np.isnan(v) else float(v) for v in table[name]] for name in wanted}
         weights = [path.stat().st_mtime_ns for path in self.run.checkpoints.glob("*.ckpt")]
@@ -105,6 +106,16 @@ class Session:
             "weights": str(max(weights, default=0)),
             "latents": self.columns() is not None,
         }
+
+    def _losses(self) -> pd.DataFrame:
+        """Losses by epoch, read again when a log has grown; none of a run of cryoDRGN."""
+        if not self.run.has_images:
+            return pd.DataFrame()
+        logs = [*self.run.path.glob("**/events.out.tfevents.*"), *self.run.path.glob("**/metrics.csv")]
+        sizes = [(path, path.stat().st_size) for path in sorted(logs)]
+        if self._logged[0] != sizes:
+            self._logged = (sizes, losses(self.run.path))
+        return self._logged[1]
 
     def point(self, request: dict[str, Any]) -> np.ndarray:
         """The latent (Z,) that {"row": 3} or {"z": [...]} means."""

@@ -242,7 +242,8 @@ async function watch() {
 }
 
 async function begin() {
-  scatter = new Scatter(by("points"), by("overlay"));
+  const run = await json("run").catch((error) => { complain(error); return { n: 0 }; });
+  scatter = new Scatter(by("points"), by("overlay"), run.n);
   volumes = new Volumes(by("viewer"), by("layers"));
   panels = new Panels({ state, selection, scatter, volumes });
   globalThis.explorer = { state, selection, scatter, volumes, panels }; // for tests and the console

@@ -236,7 +236,7 @@ export class Panels {
       ? `${live.epochs.length} epochs; ${Object.entries(live.losses).map(([name, all]) => `${name} ${all.at(-1)?.toPrecision(5)}`).join(", ")}.`
       : "No losses are logged in this folder.";
     if (this.weights && live.weights !== this.weights && by("follow").checked && this.state.picked != null) {
-      act(() => this.decode(this.state.picked, { label: `particle ${this.state.picked}, newest weights` }))();
+      act(() => this.decode(this.state.picked, { label: `particle ${this.state.picked}, new weights` }))();
     }
     this.weights = live.weights;
     if (losses.length) curves(by("losses"), live);

@@ -3,16 +3,18 @@
 import { createScatterplot } from "/static/vendor/regl-scatterplot.js";
 import { classColour, encode, viridis } from "/static/colours.js";
 
+const MANY = 500000; // points, from which on they are squares, not blended
 const SELECTED = "#d5261f";
 const [LEFT, RIGHT, BOTTOM, TOP] = [-0.82, 0.94, -0.88, 0.93]; // of the canvas, from -1 to 1
 
 export class Scatter extends EventTarget {
-  constructor(canvas, overlay) {
+  constructor(canvas, overlay, n) {
     super();
     Object.assign(this, { canvas, overlay, marks: {}, x: null, y: null, selected: [], lassoing: false });
     this.plot = createScatterplot({
       canvas,
       backgroundColor: "#ffffff",
+      performanceMode: n > MANY,
       pointOutlineWidth: 0,
       pointSizeSelected: 0,
       opacityInactiveMax: 0.5,
@@ -69,7 +71,8 @@ export class Scatter extends EventTarget {
       pointColorActive: this.encoded.map.map(() => SELECTED), // one for each colour, or it is not used
       pointColorHover: this.encoded.map.map(() => "#000000"),
       colorBy: this.encoded.z ? "valueA" : null,
-      opacityBy: "density",
+      opacityBy: n > MANY ? null : "density",
+      opacity: 1,
       pointSize: n > 200000 ? 2 : n > 20000 ? 3 : 4,
     });
     const index = moved ? undefined : this.plot.get("spatialIndex");
