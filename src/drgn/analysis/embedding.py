@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
 
@@ -172,6 +173,7 @@ def umap(z: np.ndarray, seed: int, n_neighbors: int = 15, min_dist: float = 0.1)
         init="spectral"
         if len(landmarks) > 50
         else "random",  # the spectral start fails on a handful of points
+        tqdm_kwds={"desc": "UMAP", "disable": not sys.stderr.isatty()},
     )
     laid_out = layout.fit_transform(landmarks)
     torch.set_num_threads(threads)  # numba set OpenMP's number, which torch shares, to that of the cores

@@ -14,6 +14,7 @@ from drgn.analysis import colours, embedding, half_maps, metrics, movies, sectio
 from drgn.analysis.report import Section
 from drgn.analysis.selection import EMBEDDING, LABELS, write_labels
 from drgn.analysis.volumes import write_volumes
+from drgn.data.progress import CheckProgress
 from drgn.formats.atomic import replacing
 
 if TYPE_CHECKING:
@@ -82,11 +83,14 @@ def heterogeneous(
     latents = run.latents()
     z = latents.z
     pca = embedding.pca(z)
-    clusters = clustering.kmeans(z, kmeans, seed)
+    certain = np.isfinite(latents.logvar).all()  # some programs do not keep it
+    with CheckProgress("latents") as shown:
+        shown.update("k-means")
+        clusters = clustering.kmeans(z, kmeans, seed)
+        shown.update("certainty of the clusters")
+        shares = clustering.membership(z, latents.logvar, clusters.labels, seed) if certain else None
     flat = embedding.umap(z, seed) if umap and z.shape[1] > 1 else None
     cluster_folder = _made(folder / f"kmeans{kmeans}")
-    certain = np.isfinite(latents.logvar).all()  # some programs do not keep it
-    shares = clustering.membership(z, latents.logvar, clusters.labels, seed) if certain else None
     write_labels(cluster_folder / LABELS, latents.key, clusters, shares)
     _write_embedding(folder / EMBEDDING, latents.key, pca, flat)
 
