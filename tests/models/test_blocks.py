@@ -50,11 +50,12 @@ def test_values_and_gradients(images, pixels, rows, encoded, threads, monkeypatc
         torch.testing.assert_close(network(x, offset, encoding), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_same_rows_for_several_offsets(threads):
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_same_rows_for_several_offsets(threads, mode):
     network = ResidualMLP(in_dim=24, hidden_dim=32, layers=2, out_dim=2)
     encoding = GaussianEncoding(box_size=8)
     x, offset = torch.randn(900, 3), torch.randn(5, 32)
-    with torch.no_grad():
+    with mode():
         together = network(x.expand(5, -1, -1), offset, encoding)
         torch.testing.assert_close(together, network(x.repeat(5, 1, 1), offset, encoding))
 

@@ -145,7 +145,7 @@ def contrasts(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     near = model.frequencies.norm(dim=1) * run.box_size
     pixels = torch.nonzero((near < _CONTRAST_RADIUS_PX) & (near > 0)).squeeze(1)
     rows = np.sort(rows[~dataset.rejected[rows]])
-    with torch.inference_mode():
+    with torch.no_grad():
         for part in np.array_split(rows, max(1, -(-len(rows) // _BATCH))):
             if not len(part):
                 break

@@ -94,7 +94,9 @@ def _on_threads(work: Callable[[range], T], n_blocks: int) -> Iterator[T]:
         return iter([work(range(n_blocks))])
     edges = [i * n_blocks // threads for i in range(threads + 1)]
     parts = [range(i, j) for i, j in pairwise(edges)]
-    return _pool(os.getpid(), torch.get_num_threads()).map(torch.no_grad()(work), parts)
+    # both modes are a thread's own
+    work = torch.inference_mode(torch.is_inference_mode_enabled())(torch.no_grad()(work))
+    return _pool(os.getpid(), torch.get_num_threads()).map(work, parts)
 
 
 @lru_cache(maxsize=1)
