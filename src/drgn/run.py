@@ -170,7 +170,7 @@ class Run:
     def trained(self) -> str:
         """When and by what, for people."""
         epochs = self.info.get("epochs", "?")
-        return f"{self.info['started'][:10]}, {epochs} epochs, drgn {self.info['drgn']}"
+        return f"{self.info['started'][:10]}, {epochs} epoch{'s' * (epochs != 1)}, drgn {self.info['drgn']}"
 
     @property
     def checkpoints(self) -> Path:

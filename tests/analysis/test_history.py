@@ -68,7 +68,7 @@ def told(values, **more):
         ([2, 1.2, 1.001, 1.0, 1.0, 1.0, 1.0], "Converged"),
         ([2, 1.2, 1.0, 1.0, 1.1, 1.2], "Over-fitted: the held-out loss was lowest after epoch 3"),
         ([1, 1.1, 1.2], "has not fallen"),
-        ([2, 1], "too few"),
+        ([2, 1], "Too few epochs"),
     ],
 )
 def test_the_verdict_in_words(values, word):

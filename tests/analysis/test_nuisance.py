@@ -68,9 +68,12 @@ def test_an_alarm_for_what_was_planted_and_for_nothing_else(name):
     assert "What to do" in sentence(found[name])
 
 
-@pytest.mark.parametrize(("share", "alarm"), [(0.019, False), (0.021, True)])
-def test_what_is_real_but_small_is_told_without_an_alarm(share, alarm):
-    found = Dependence("contrast", share, 2, 0.01, 0.01, True, 5000)
+@pytest.mark.parametrize(
+    ("variable", "share", "alarm"),
+    [("view", 0.019, False), ("view", 0.021, True), ("contrast", 0.09, False), ("contrast", 0.11, True)],
+)
+def test_what_is_real_but_small_is_told_without_an_alarm(variable, share, alarm):
+    found = Dependence(variable, share, 2, 0.01, 0.01, True, 5000)
     assert found.alarm == alarm
     assert ("too little" in sentence(found), "What to do" in sentence(found)) == (not alarm, alarm)
     assert f"{100 * share:.1f} % of the variance of PC3" in sentence(found)

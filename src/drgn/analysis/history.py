@@ -49,7 +49,7 @@ def verdict(table: pd.DataFrame) -> str | None:
         return None
     loss = table[column].dropna()
     if len(loss) < 3:
-        return f"{len(loss)} epochs are too few to say whether training has converged: three are the least."
+        return "Too few epochs to say whether training has converged: three are the least."
     best, last = int(loss.idxmin()), int(loss.index[-1])
     gained = float(loss.iloc[0] - loss.min())
     third = loss.iloc[-max(2, len(loss) // 3) - 1 :]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgn.analysis import plots
-from drgn.analysis.nuisance import SLIGHT, Dependence, audit
+from drgn.analysis.nuisance import Dependence, audit
 from drgn.analysis.report import Picture, Section, Table
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
@@ -164,7 +164,7 @@ def sentence(found: Dependence) -> str:
         return f"{capital}: not more than noise."
     explained = f"it explains {100 * found.share:.1f} % of the variance of PC{found.component + 1}"
     if not found.alarm:
-        return f"{capital}: {explained}, more than noise, but too little to be seen in maps."
+        return f"{capital}: {explained}, more than noise, but too little for an alarm."
     return f"The latent knows {name}: {explained}. What to do: {advice}."
 
 
@@ -180,9 +180,12 @@ def draw(found: Sequence[Dependence], path: Path) -> Path:
     for number, (place, d) in enumerate(zip(places, found, strict=True)):
         label = "most that chance explains" if number == 0 else None
         panel.plot([100 * d.noise] * 2, [place - 0.38, place + 0.38], color=plots.INK, lw=1.6, label=label)
-    panel.axvline(100 * SLIGHT, color=plots.INK, lw=0.8, ls=":", label=f"alarm above {100 * SLIGHT:.0f} %")
+        label = "alarm from here on" if number == 0 else None
+        panel.plot(
+            [100 * d.least] * 2, [place - 0.5, place + 0.5], color=plots.INK, lw=0.9, ls=":", label=label
+        )
     panel.set_yticks(places, [WORDS[d.variable][0] for d in found])
-    panel.set_xlim(0, max(100 * SLIGHT * 1.5, *(105 * max(d.share, d.noise) for d in found)))
+    panel.set_xlim(0, 105 * max(max(d.share, d.noise, d.least) for d in found))
     panel.set_xlabel("explained share of the variance of a principal component of z (%)")
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, loc="best", fontsize=9)
