@@ -24,8 +24,8 @@ _COMPONENTS = 16  # of z, most
 _LEAST_VARIANCE = 0.01  # of a component that is looked at, in that of z
 _SIGMAS = 4.0  # above the mean of the permutations
 SLIGHT = 0.02  # share below which a dependence changes no map
-# The contrast is measured on the image that z was inferred from, whose noise is in both: 0.035 was seen where all
-# images had one contrast.
+# The contrast is measured on the image that z was inferred from, whose noise is in both: 0.035 was seen where
+# all images had one contrast.
 SLIGHT_OF_CONTRAST = 0.1
 
 Mean = Callable[[NDArray[np.float64]], NDArray[np.float64]]
