@@ -125,3 +125,13 @@ def test_umap_leaves_the_number_of_threads_as_it_was(cloud):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.filterwarnings("ignore::ImportWarning")  # its parametric variant would want Tensorflow
+def test_umap_is_that_of_umap_learn():
+    from umap import UMAP
+
+    z = np.random.default_rng(4).normal(size=(120, 4)).astype(np.float32)
+    z = z[np.lexsort(z.T[::-1])]  # in the order of np.unique
+    reference = UMAP(n_neighbors=15, min_dist=0.1, random_state=3, n_jobs=1).fit_transform(z)
+    np.testing.assert_allclose(embedding.umap(z, seed=3).coordinates, reference, rtol=1e-5, atol=1e-5)
