@@ -6,8 +6,8 @@
 For each set: it is simulated at this box and number of images (the same field of view), its ceiling is
 found (`drgn score oracle=true`), each program runs as a whole command with one thread, and `drgn score`
 compares what it left with the truth. cryoDRGN is also asked after each of its epochs (z.N.pkl), at the CPU
-time that it had used when it said that the epoch was over; its maps are made by `cryodrgn eval_vol` at the
-latents that score asks for. The truth is looked at when a program is done. The figures of a set and program
+time that it had used when it said that the epoch was over; its maps are decoded from its weights, as its
+eval_vol does. The truth is looked at when a program is done. The figures of a set and program
 that are run anew replace those in results.json; all others stay.
 """
 
@@ -83,17 +83,7 @@ def cryodrgn(
             figures[f"cpu_seconds_epoch{hit[1]}"] = moment.cpu_seconds
             if found[name] >= enough:
                 figures.setdefault("cpu_seconds_to_quality", moment.cpu_seconds)
-    # without maps score writes where it wants them
-    scored(truth, folder / "maps", run=folder)
-    asked = folder / "maps" / "z.txt"
-    if asked.is_file():
-        made = folder / "volumes"
-        command = [program, "eval_vol", folder / "weights.pkl", "--config", folder / "config.yaml"]
-        command += ["--zfile", asked, "-o", made, "--Apix", str(particles.pixel_size_A)]
-        run(command, threads=1)
-        figures.update(scored(truth, folder / "maps", run=folder, volumes=made))
-    else:
-        figures.update(found)
+    figures.update(scored(truth, folder / "maps", run=folder))
     return figures
 
 
