@@ -122,17 +122,18 @@ def filter(
     masks: dict[str, np.ndarray] = {}
     if clusters is not None:
         masks[f"clusters={clusters}"] = selection.in_clusters(label, clusters)
-    latents = opened.latents()
-    z = selection.by_key(latents.z, latents.key, key)
+    z, loss = None, None
+    if columns or ways[1:] != (None, None, None):
+        latents = opened.latents()
+        z = selection.by_key(latents.z, latents.key, key)
+        loss = selection.by_key(latents.reconstruction_loss, latents.key, key)
     if max_z_norm is not None:
         masks[f"max_z_norm={max_z_norm:g}"] = selection.within_norm(z, max_z_norm)
     if z_between is not None:
         masks[f"z_between={z_between}"] = selection.within_range(z, z_between)
     if max_loss_percentile is not None:
-        loss = selection.by_key(latents.reconstruction_loss, latents.key, key)
-        masks[f"max_loss_percentile={max_loss_percentile:g}"] = selection.within_loss(
-            loss, max_loss_percentile
-        )
+        name = f"max_loss_percentile={max_loss_percentile:g}"
+        masks[name] = selection.within_loss(loss, max_loss_percentile)
     for file in files:
         masks[f"indices={file}"] = np.zeros(len(particles), dtype=bool)
         masks[f"indices={file}"][particles.rows_of(file)] = True

@@ -114,3 +114,12 @@ def test_a_range_of_a_one_dimensional_latent(make_run, finished, tmp_path):
         make(run, tmp_path / "kept.npy", z_between=[2.0, 1.0])
     with pytest.raises(InputError, match="for a latent of one dimension, and this one has 3"):
         make(finished, tmp_path / "kept.npy", z_between=[1.0, 2.0])
+
+
+def test_a_selection_of_a_run_without_latents(make_run, tmp_path):
+    run = make_run(2)
+    (run / "latents.npz").unlink()
+    np.save(tmp_path / "half.npy", np.arange(0, 120, 2))
+    assert make(run, tmp_path / "kept.star", indices=tmp_path / "half.npy") == 60
+    with pytest.raises(InputError, match="drgn encode"):
+        make(run, tmp_path / "kept.star", max_z_norm=3.0)
