@@ -134,7 +134,8 @@ def radii(box_size: int, ndim: int) -> Tensor:
     return torch.stack(torch.meshgrid(*(axis,) * ndim, indexing="ij")).square().sum(0).sqrt()
 
 
-def shell_mean(values: Tensor, shell: Tensor) -> Tensor:
-    """Mean of values (M,) over each shell, (S,)."""
-    total = torch.zeros(int(shell.max()) + 1, dtype=values.dtype).index_add_(0, shell, values)
-    return total / torch.bincount(shell).clamp_min(1)
+def shell_mean(values: Tensor, shell: Tensor, times: Tensor | None = None) -> Tensor:
+    """Mean of values (M,) over each shell, (S,), each counted so many times (M,); None: once."""
+    total = torch.zeros(int(shell.max()) + 1, dtype=values.dtype)
+    total.index_add_(0, shell, values if times is None else values * times)
+    return total / torch.bincount(shell, times).clamp_min(1)

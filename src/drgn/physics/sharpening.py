@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from drgn.physics import masks
-from drgn.physics.grids import half_shells
+from drgn.physics.grids import half_shells, shell_mean
 
 _FEWEST = 4  # shells that a line is fitted to
 
@@ -50,9 +50,7 @@ def guinier(volume: Tensor, pixel_size_A: float, from_A: float, to_A: float) -> 
     amplitude = torch.fft.rfftn(volume.double()).abs()
     shell, times = half_shells(size, 3)
     count = times.expand(shell.shape).flatten()
-    total = torch.zeros(int(shell.max()) + 1, dtype=torch.float64)
-    mean = total.index_add(0, shell.flatten(), (amplitude * times).flatten())[: size // 2]
-    mean = mean / total.index_add_(0, shell.flatten(), count)[: size // 2]
+    mean = shell_mean(amplitude.flatten(), shell.flatten(), count)[: size // 2]
     frequency = torch.arange(len(mean), dtype=torch.float64) / (size * pixel_size_A)
     fitted = (frequency >= 1 / from_A) & (frequency <= 1 / to_A) & (mean > 0)
     if int(fitted.sum()) < _FEWEST:
