@@ -12,11 +12,11 @@ import pandas as pd
 
 from drgn.analysis import clusters as clustering
 from drgn.analysis import plots
-from drgn.analysis.partitions import MOST_CLASSES
+from drgn.analysis.partitions import classes_of
 from drgn.analysis.report import Picture, Section, Table, write_report
 from drgn.analysis.selection import LABELS, column_of, read_partition
 from drgn.errors import InputError
-from drgn.formats.atomic import replacing
+from drgn.formats.atomic import replacing, write_table
 from drgn.formats.particles import Particles
 from drgn.run import Run
 
@@ -106,9 +106,7 @@ def read(of: Sequence[str], by: str, n: int | None, seed: int, trust: Sequence[s
 
 
 def _labelled(name: str, key: np.ndarray, values: np.ndarray) -> Labelled:
-    classes, label = np.unique(values.astype(str) if values.dtype == object else values, return_inverse=True)
-    if len(classes) > MOST_CLASSES:
-        raise InputError(f"{name} has {len(classes):,} values: those of a coordinate, not of classes.")
+    classes, label = classes_of(values, name)
     return Labelled(name, np.asarray(key, np.str_), label, classes.astype(str))
 
 
@@ -199,12 +197,12 @@ def told(found: Agreement) -> str:
 
 def write(found: Agreement, folder: Path) -> Path:
     """Write tables, confusion matrices, the consensus and the report; return the report."""
-    _csv(pairs(found), folder / "pairs.csv")
+    write_table(pairs(found), folder / "pairs.csv")
     by_state = states(found)
-    _csv(by_state, folder / "states.csv")
+    write_table(by_state, folder / "states.csv")
     columns = {f"label_{i}": row for i, row in enumerate(found.labels)}
     table = pd.DataFrame({"key": found.key, **columns, "consensus": found.consensus, "share": found.share})
-    _csv(table, folder / "agreement.csv")
+    write_table(table, folder / "agreement.csv")
     with replacing(folder / LABELS) as temporary:
         np.savez(temporary, key=found.key, label=found.consensus)
     shown = []
@@ -212,7 +210,7 @@ def write(found: Agreement, folder: Path) -> Path:
         k = found.labels[[0, i]].max() + 1
         counts = np.zeros((k, k), np.int64)
         np.add.at(counts, (found.labels[0], found.labels[i]), 1)
-        _csv(pd.DataFrame(counts), folder / f"confusion_{i}.csv")
+        write_table(pd.DataFrame(counts), folder / f"confusion_{i}.csv")
         axes = "label, matched", "label of the first"
         title = f"equal {np.trace(counts) / counts.sum():.1%}"
         path = plots.confusion_matrix(counts, _names(found, k), axes, title, folder / f"confusion_{i}.png")
@@ -244,8 +242,3 @@ def _names(found: Agreement, k: int) -> list[str]:
     """Names of the first k labels; those beyond the labels of the first partition have no match in it."""
     extra = range(len(found.classes), k)
     return [*map(str, found.classes[:k]), *(f"unmatched {number}" for number in extra)]
-
-
-def _csv(table: pd.DataFrame, path: Path) -> None:
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")

@@ -14,7 +14,7 @@ from drgn.analysis import embedding, pictures, plots
 from drgn.analysis.selection import LABELS, column_of, umap_of_analysis, write_labels
 from drgn.analysis.volumes import write_volumes
 from drgn.errors import InputError
-from drgn.formats.atomic import replacing
+from drgn.formats.atomic import write_table
 
 if TYPE_CHECKING:
     from drgn.run import Run
@@ -81,28 +81,28 @@ def part(run: Run, by: str, n: int | None, smallest: int | None, seed: int) -> P
     return Partition(by, found, pd.DataFrame(rows))
 
 
-def given(z: np.ndarray, values: np.ndarray, name: str) -> tuple[clustering.Clusters, list[str]]:
-    """Classes of a column as clusters, in the order of its values, and these as words.
-
-    Parameters
-    ----------
-    z
-        (N, Z) latents.
-    values
-        (N,) of any kind.
-    name
-        Of the column, for the error.
+def classes_of(values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Classes (k,) among values (N,) of any kind, sorted, and the number (N,) of each value's class.
 
     Raises
     ------
     InputError
-        When there are more than 200 values: a coordinate, not classes.
+        When there are more than 200 values: a coordinate, not classes; `name` names it.
     """
     classes, labels = np.unique(values.astype(str) if values.dtype == object else values, return_inverse=True)
     if len(classes) > MOST_CLASSES:
         raise InputError(
             f"{name} has {len(classes):,} values, more than the {MOST_CLASSES} of which classes are made."
         )
+    return classes, labels
+
+
+def given(z: np.ndarray, values: np.ndarray, name: str) -> tuple[clustering.Clusters, list[str]]:
+    """Classes of a column as clusters, in the order of its values, and these as words.
+
+    Latents (N, Z); the other arguments and the error as of `classes_of`.
+    """
+    classes, labels = classes_of(values, name)
     rows = clustering.on_data_mean(z, labels)
     centres = np.asarray(z[rows], np.float32)
     return clustering.Clusters(labels.astype(np.int64), rows, centres), [str(value) for value in classes]
@@ -121,8 +121,7 @@ def write(run: Run, partition: Partition, folder: Path, *, volumes: bool, seed: 
     )
     write_labels(path, latents.key, found, shares)
     table = partition.table.assign(centre_key=latents.key[found.on_data_rows])
-    with replacing(folder / "clusters.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+    write_table(table, folder / "clusters.csv")
     title = f"{len(table)} clusters by {partition.title}"
     flat = umap_of_analysis(run.place("analysis"), latents.key)
     if latents.z.shape[1] == 1:

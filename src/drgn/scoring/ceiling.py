@@ -14,9 +14,10 @@ from rich.progress import Progress
 
 from drgn.analysis import metrics
 from drgn.errors import InputError
+from drgn.formats.atomic import write_table
 from drgn.physics import fourier
 from drgn.scoring import latents, maps, oracle
-from drgn.scoring.scores import Scores, class_scores, neighbour_scores, write_maps, write_table
+from drgn.scoring.scores import Scores, class_scores, neighbour_scores, write_maps
 from drgn.scoring.subject import Subject
 from drgn.scoring.truth import Truth
 

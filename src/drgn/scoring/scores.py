@@ -13,7 +13,7 @@ from drgn.analysis import metrics
 from drgn.analysis.plots import confusion_matrix
 from drgn.analysis.volumes import write_volumes
 from drgn.errors import InputError
-from drgn.formats.atomic import replacing
+from drgn.formats.atomic import replacing, write_table
 from drgn.formats.particles import Particles
 from drgn.scoring import foreign, latents, maps, plots, poses
 from drgn.scoring.subject import Subject
@@ -239,12 +239,6 @@ def write_scores(scores: Mapping[str, float], path: Path) -> None:
     """Write flat JSON."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(scores, indent=2) + "\n")
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a .csv."""
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
 
 
 def printed(scores: Mapping[str, float]) -> str:
