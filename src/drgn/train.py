@@ -85,6 +85,7 @@ def train(
     if epochs < 1 or seed < 0:
         raise InputError(f"epochs={epochs} seed={seed}: expected at least one epoch, and a seed of 0 or more")
     _quiet()
+    import numpy as np
     import pytorch_lightning as pl
     import torch
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -107,7 +108,7 @@ def train(
         ProgressBar,
         Throughput,
     )
-    from drgn.training.encode import encode
+    from drgn.training.encode import encode, gathered
     from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
     from drgn.training.refinement import Refinement, refined
@@ -234,6 +235,16 @@ def train(
         signal.signal(signal.SIGINT, signal.default_int_handler)
         print(f"interrupted; the same command with output={run.path} goes on", file=sys.stderr)
         raise KeyboardInterrupt from None
+    fitter.strategy.barrier()  # the checkpoints are written
+    loader = data.predict_dataloader()
+    encoded = encode(
+        run.model(fitter.strategy.root_device),
+        loader,
+        n=len(particles),
+        autocast=run.autocast_type(fitter.strategy.root_device),
+        fit=data.heldout,
+    )
+    encoded = gathered(encoded, np.concatenate(list(loader.sampler)))
     if not fitter.is_global_zero:
         return float("nan")
     score = float(best.best_model_score) if best.best_model_score is not None else float("nan")
@@ -249,13 +260,6 @@ def train(
     )
     if isinstance(reconstructor.pose, RefinedPose):
         refined(particles, run.model().pose, data.dataset).save(run.place("poses.star"))
-    encoded = encode(
-        run.model(fitter.strategy.root_device),
-        data.predict_dataloader(),
-        n=len(particles),
-        autocast=run.autocast_type(fitter.strategy.root_device),
-        fit=data.heldout,
-    )
     run.save_latents(encoded, data.heldout)
     print(f"best {monitor} {score:.5f}; run folder {run.path}", flush=True)
     if analyze:

@@ -160,7 +160,7 @@ def test_the_order_is_of_the_seed_and_the_epoch():
 
 @pytest.mark.parametrize(("n", "world"), [(64, 2), (65, 2), (41, 3), (9, 4)])
 def test_processes_share_an_epoch(n, world):
-    samplers = [Batches(*singles(n), 8, 0, rank, world) for rank in range(world)]
+    samplers = [Batches(*singles(n), 8 * world, 0, rank, world) for rank in range(world)]
     batches = [list(sampler) for sampler in samplers]
     assert len({len(b) for b in batches} | {len(s) for s in samplers}) == 1, "a process would wait for ever"
     rows = np.concatenate([row for b in batches for row in b])
@@ -172,7 +172,7 @@ def test_processes_share_an_epoch(n, world):
 @pytest.mark.parametrize("n", [1, 20, 100])
 def test_each_batch_is_announced_once_and_some_batches_before_it_comes(n, world):
     announced = []
-    sampler = Batches(*singles(n), 8, 0, world - 1, world, announced.append)
+    sampler = Batches(*singles(n), 8, 0, world - 1, world, will_need=announced.append)
     for number, batch in enumerate(sampler):
         assert len(announced) == min(number + 4, len(sampler))
         assert announced[number] is batch or np.array_equal(announced[number], batch)

@@ -8,7 +8,7 @@ from drgn.models.latents import Posterior, TableLatent, pooled
 
 def alone(mean, logvar):
     """Return the posterior of images that each show a particle of its own."""
-    return Posterior(mean, logvar, torch.arange(len(mean)))
+    return Posterior(mean, logvar, torch.arange(len(mean)), torch.arange(len(mean)))
 
 
 def test_kl_is_that_of_torch():
@@ -21,7 +21,7 @@ def test_kl_is_that_of_torch():
 
 def test_the_kl_of_a_particle_is_counted_once():
     mean, logvar = torch.tensor([[1.0], [1.0], [2.0], [1.0]]), torch.zeros(4, 1)
-    kl = Posterior(mean, logvar, torch.tensor([1, 1, 0, 1])).kl()
+    kl = Posterior(mean, logvar, torch.tensor([1, 1, 0, 1]), torch.tensor([7, 7, 2, 7])).kl()
     torch.testing.assert_close(kl, torch.tensor([0.5 / 3, 0.5 / 3, 2.0, 0.5 / 3]))
 
 
@@ -29,7 +29,7 @@ def test_draws_have_the_moments_of_the_posterior():
     torch.manual_seed(0)
     mean, logvar = torch.tensor([1.0, -2.0]), torch.tensor([0.0, -3.0])
     n = 40_000
-    draws = alone(mean.expand(n, 2), logvar.expand(n, 2)).sample()
+    draws = alone(mean.expand(n, 2), logvar.expand(n, 2)).sample(3)
     torch.testing.assert_close(draws.mean(0), mean, atol=0.02, rtol=0)
     torch.testing.assert_close(draws.std(0), (0.5 * logvar).exp(), atol=0, rtol=0.02)
     assert abs(torch.corrcoef(draws.T)[0, 1]) < 0.02
@@ -38,7 +38,7 @@ def test_draws_have_the_moments_of_the_posterior():
 def test_draws_are_differentiable_in_mean_and_variance():
     mean, logvar = torch.zeros(3, 2, requires_grad=True), torch.zeros(3, 2, requires_grad=True)
     torch.manual_seed(0)
-    draw = alone(mean, logvar).sample()
+    draw = alone(mean, logvar).sample(3)
     draw.sum().backward()
     torch.testing.assert_close(mean.grad, torch.ones(3, 2))
     torch.testing.assert_close(logvar.grad, 0.5 * draw.detach())  # d exp(logvar / 2) e / d logvar at 0

@@ -49,6 +49,9 @@ class ParticleDataModule:
         Soft round window on the images.
     batch_size
         Images per step and process.
+    shards
+        Stretches of the prepared stack that every batch is drawn from in equal parts; with as many as there
+        are processes, each process reads its own alone.
     heldout_fraction
         Share of the particles never trained on. Images of one physical particle stay together.
     seed
@@ -87,6 +90,7 @@ class ParticleDataModule:
         box_size: int | None = None,
         window: bool = True,
         batch_size: int = 8,
+        shards: int = 1,
         heldout_fraction: float = 0.05,
         seed: int = 0,
         cache: Path = Path("outputs/prepared"),
@@ -96,11 +100,14 @@ class ParticleDataModule:
     ) -> None:
         if batch_size < 1:
             raise InputError(f"dataset.batch_size={batch_size}: expected at least 1")
+        if shards < 1:
+            raise InputError(f"dataset.shards={shards}: expected at least 1")
         if not 0 <= heldout_fraction < 1:
             raise InputError(
                 f"dataset.heldout_fraction={heldout_fraction}: expected a share from 0 to below 1"
             )
         self.name, self.batch_size, self.seed, self.workers = name, batch_size, seed, workers
+        self.shards = shards
         self.window, self.cache, self.heldout_fraction = window, cache, heldout_fraction
         self._box_size, self._download, self._path = box_size, download, particles
         self.half_sets: Literal["given", "random"] | None = half_sets
@@ -232,13 +239,19 @@ class ParticleDataModule:
             raise InputError(f"{self._path}: no usable image is left for training")
         return rows
 
-    def _loader(self, rows: NDArray[np.int64], seed: int | None, split: bool = True) -> DataLoader[Batch]:
+    def _loader(self, rows: NDArray[np.int64], seed: int | None) -> DataLoader[Batch]:
         trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer and split else (0, 1)
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         # evaluation needs no gradients: larger batches cost nothing
-        size = self.batch_size if seed is not None else max(self.batch_size, 64)
+        size = world * (self.batch_size if seed is not None else max(self.batch_size, 64))
         group = self.dataset.group.numpy()[rows]
-        sampler = Batches(rows, group, size, seed, rank, world, self.dataset.will_need)
+        split_up: dict[str, int] = {}
+        if seed is not None and trainer:
+            shards = self._require_shards(len(np.unique(group)), world)
+            split_up = {"pieces": trainer.accumulate_grad_batches, "shards": shards}
+        sampler = Batches(
+            rows, group, size, seed, rank, world, **split_up, will_need=self.dataset.will_need
+        )
         give_back()
         return DataLoader(
             self.dataset,
@@ -248,6 +261,14 @@ class ParticleDataModule:
             persistent_workers=self.workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
+
+    def _require_shards(self, n_particles: int, world_size: int) -> int:
+        if self.shards > n_particles or (world_size > 1 and self.shards not in (1, world_size)):
+            raise InputError(
+                f"dataset.shards={self.shards}: expected 1, or the number of processes, {world_size}, and no"
+                f" more than the {n_particles} particles that are trained on"
+            )
+        return self.shards
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches."""
@@ -259,5 +280,5 @@ class ParticleDataModule:
         return self._loader(rows, None) if len(rows) else []
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Every row of the table in order, on every process."""
-        return self._loader(np.arange(len(self.particles)), None, split=False)
+        """Every row of the table in order; of a trainer with several processes, this one's share."""
+        return self._loader(np.arange(len(self.particles)), None)

@@ -169,6 +169,9 @@ def require_poses(particles: Particles) -> NDArray[np.float64]:
 class Batches(Sampler[NDArray[np.int64]]):
     """Batches of rows, shuffled the same way for the same seed and epoch; each process takes its share.
 
+    What a step trains on does not depend on how many processes there are: a batch of all processes together
+    is drawn first, then shared out.
+
     Parameters
     ----------
     rows
@@ -176,13 +179,24 @@ class Batches(Sampler[NDArray[np.int64]]):
     group
         (len(rows),) the physical particle of each row: its images are never parted.
     batch_size
-        Rows per batch; a batch ends with the particle that fills it.
+        Rows per step, of all processes together; a batch ends with the particle that fills it.
     seed
         Of the order; None keeps the order of particles.
     rank, world_size
         This process, and how many there are. All get equally many batches.
+    pieces
+        Parts that each process takes its share in, one after the other.
+    shards
+        Stretches that the rows are cut into; every batch has its share from each. With as many shards as
+        processes, each process only ever reads its own.
     will_need
         Called with the rows of a batch some time before it is drawn.
+
+    Attributes
+    ----------
+    counts
+        (len(self), 2) int64, images of each batch of this process that count, and images of the step in all
+        processes and pieces. A process without a particle in a step draws one that does not count.
     """
 
     def __init__(
@@ -193,9 +207,12 @@ class Batches(Sampler[NDArray[np.int64]]):
         seed: int | None,
         rank: int = 0,
         world_size: int = 1,
+        *,
+        pieces: int = 1,
+        shards: int = 1,
         will_need: Callable[[NDArray[np.int64]], None] | None = None,
     ) -> None:
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self._pieces = batch_size, seed, pieces
         self.rank, self.world_size, self._will_need = rank, world_size, will_need
         self.epoch = 0
         _, particle = np.unique(group, return_inverse=True)
@@ -205,36 +222,56 @@ class Batches(Sampler[NDArray[np.int64]]):
         self._starts = np.cumsum(self._sizes) - self._sizes
         if seed is None and (self._sizes == 1).all():
             self._rows, self._starts = rows, np.arange(len(rows))
+        self._shards = np.array_split(np.arange(len(self._sizes)), shards)
         # the same in every epoch: the trainer asks once
-        self._n_batches = min(len(self._sizes), -(-len(rows) // batch_size))
+        self._n_batches = min(min(map(len, self._shards)), -(-len(rows) // batch_size))
+        self.counts = np.zeros((0, 2), np.int64)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
         self.epoch = epoch
 
-    def _plan(self) -> list[NDArray[np.int64]]:
-        """All batches of the epoch."""
-        particles = np.arange(len(self._starts))
-        if self.seed is not None:
-            particles = np.random.default_rng([self.seed, self.epoch]).permutation(particles)
-        sizes = self._sizes[particles]
-        ends = np.cumsum(sizes)
-        within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes, sizes)
-        rows = self._rows[np.repeat(self._starts[particles], sizes) + within]
-        # a batch ends with the particle in which a multiple of the batch size falls; each has one at least
-        i = np.arange(1, self._n_batches)
-        last = np.maximum.accumulate(np.searchsorted(ends, i * self.batch_size) - i) + i
-        last = np.minimum(last, len(particles) - 1 - self._n_batches + i)
-        return np.split(rows, ends[last])
+    def _plan(self) -> list[list[NDArray[np.int64]]]:
+        """The particles of each step of the epoch, from each shard."""
+        generator = None if self.seed is None else np.random.default_rng([self.seed, self.epoch])
+        parts = []
+        for shard in self._shards:
+            particles = shard if generator is None else generator.permutation(shard)
+            if len(self._shards) > 1:
+                parts.append(np.array_split(particles, self._n_batches))
+                continue
+            ends = np.cumsum(self._sizes[particles])
+            # a batch ends with the particle in which a multiple of the batch size falls; each has one
+            i = np.arange(1, self._n_batches)
+            last = np.maximum.accumulate(np.searchsorted(ends, i * self.batch_size) - i) + i
+            last = np.minimum(last, len(particles) - 1 - self._n_batches + i)
+            parts.append(np.split(particles, last + 1))
+        return [list(step) for step in zip(*parts, strict=True)]
+
+    def _share(self, step: list[NDArray[np.int64]]) -> list[tuple[NDArray[np.int64], int, int]]:
+        """Rows of this process in a step, in pieces, with how many count and how many all processes have."""
+        total = int(sum(self._sizes[particles].sum() for particles in step))
+        if len(step) == self.world_size:
+            mine = step[self.rank]
+        else:
+            mine = np.array_split(np.concatenate(step), self.world_size)[self.rank]
+        found = []
+        for particles in np.array_split(mine, self._pieces):
+            drawn = particles if len(particles) else step[0][:1]
+            sizes = self._sizes[drawn]
+            within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            rows = self._rows[np.repeat(self._starts[drawn], sizes) + within]
+            found.append((rows, len(rows) if len(particles) else 0, total))
+        return found
 
     def __len__(self) -> int:
-        return -(-self._n_batches // self.world_size)
+        return self._n_batches * self._pieces
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        plan = self._plan()
-        mine = range(self.rank, -(-len(plan) // self.world_size) * self.world_size, self.world_size)
-        for number, i in enumerate(mine):
+        plan = [piece for step in self._plan() for piece in self._share(step)]
+        self.counts = np.array([counts for _, *counts in plan], np.int64).reshape(-1, 2)
+        for number, (rows, *_) in enumerate(plan):
             if self._will_need is not None:
-                for later in mine[number + _AHEAD if number else 0 : number + _AHEAD + 1]:
-                    self._will_need(plan[later % len(plan)])
-            yield plan[i % len(plan)]
+                for later, *_ in plan[number + _AHEAD if number else 0 : number + _AHEAD + 1]:
+                    self._will_need(later)
+            yield rows

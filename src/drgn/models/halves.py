@@ -144,7 +144,9 @@ class Halves(nn.Module):
     def loss(self, batch: Batch, images_seen: int = 0, share: float = 1.0) -> Loss:
         """Objective of each image under its half, (B,) parts; arguments as of `Reconstructor.loss`."""
         split, order = self._split(batch)
-        found = [part.loss(mine, images_seen, share) for _, part, mine in split]
+        # each half draws the same whether there are images of the other or not
+        draws = dict(zip(self.reconstructors, torch.randint(1 << 62, (2,)).tolist(), strict=True))
+        found = [part.loss(mine, images_seen, share, draws[part]) for _, part, mine in split]
         loss = Loss(*(torch.cat(parts)[order] for parts in zip(*found, strict=True)))
         if len(split) == 1 and torch.is_grad_enabled():  # other processes wait for the gradients of all
             nothing = sum((p.sum() * 0 for p in self.parameters()), loss.total.new_zeros(()))
@@ -179,4 +181,5 @@ def _together(found: Sequence[Posterior | None], order: Tensor) -> Posterior | N
         torch.cat([p.mean for p in known])[order],
         torch.cat([p.logvar for p in known])[order],
         torch.cat(particles)[order],
+        torch.cat([p.group for p in known])[order],
     )

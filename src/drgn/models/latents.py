@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from drgn.models.draws import normal
 from drgn.models.encoders import Observation
 
 
@@ -17,15 +18,24 @@ class Posterior(NamedTuple):
         (B, Z) float32, equal for the images of one particle.
     particle
         (B,) int64, which of the batch's particles each image shows, from 0.
+    group
+        (B,) int64, the same in the whole table.
     """
 
     mean: Tensor
     logvar: Tensor
     particle: Tensor
+    group: Tensor
 
-    def sample(self) -> Tensor:
-        """One draw for each particle, given to each of its images (B, Z); differentiable."""
-        noise = torch.randn_like(self.mean)[self.particle]
+    def sample(self, draw: int) -> Tensor:
+        """One latent for each particle, given to each of its images (B, Z); differentiable.
+
+        Parameters
+        ----------
+        draw
+            Numbers the draw: the same one for the same draw and particle, whatever else is in the batch.
+        """
+        noise = normal(draw, self.group, self.mean.shape[1])
         return self.mean + noise * (0.5 * self.logvar).exp()
 
     def kl(self) -> Tensor:
@@ -49,12 +59,12 @@ def pooled(mean: Tensor, logvar: Tensor, group: Tensor) -> Posterior:
     """
     groups, particle = torch.unique(group, return_inverse=True)
     if len(groups) == len(group):
-        return Posterior(mean, logvar, particle)
+        return Posterior(mean, logvar, particle, group)
     precision = (-logvar).exp()
     shape = (len(groups), mean.shape[1])
     total = mean.new_zeros(shape).index_add(0, particle, precision)
     weighted = mean.new_zeros(shape).index_add(0, particle, precision * mean)
-    return Posterior((weighted / total)[particle], -total.log()[particle], particle)
+    return Posterior((weighted / total)[particle], -total.log()[particle], particle, group)
 
 
 def corrected(start: tuple[Tensor, Tensor], mean: Tensor, logvar: Tensor, group: Tensor) -> Posterior:
@@ -75,7 +85,7 @@ def corrected(start: tuple[Tensor, Tensor], mean: Tensor, logvar: Tensor, group:
         total = mean.new_zeros(len(groups), 2 * mean.shape[1])
         total = total.index_add(0, particle, torch.cat([mean, logvar], dim=1)) / count
         mean, logvar = total[particle].chunk(2, dim=1)
-    return Posterior(start[0] + mean, (start[1] + logvar).clamp(-10.0, 4.0), particle)
+    return Posterior(start[0] + mean, (start[1] + logvar).clamp(-10.0, 4.0), particle, group)
 
 
 class VAELatent(nn.Module):
@@ -124,7 +134,7 @@ class TableLatent(nn.Module):
     def forward(self, seen: Observation) -> Posterior:
         """Posterior of each particle, whatever its image."""
         _, particle = torch.unique(seen.group, return_inverse=True)
-        return Posterior(self.mean(seen.group), self.logvar(seen.group), particle)
+        return Posterior(self.mean(seen.group), self.logvar(seen.group), particle, seen.group)
 
 
 class PosteriorLatent(nn.Module):
@@ -144,7 +154,7 @@ class PosteriorLatent(nn.Module):
         """Posterior of each image's particle."""
         assert seen.start is not None, "Reconstructor requires a basis"
         _, particle = torch.unique(seen.group, return_inverse=True)
-        return Posterior(*seen.start, particle)
+        return Posterior(*seen.start, particle, seen.group)
 
 
 class NoLatent(nn.Module):

@@ -219,7 +219,7 @@ class Reconstructor(nn.Module):
             known = self._known(*imaging.fold(self._coordinates(batch, rotation)))
         return self._infer(batch, rotation, *self._transfer(batch, shift_px), self._multiplier(batch), known)
 
-    def forward(self, batch: Batch, pixels: Tensor | None = None) -> Prediction:
+    def forward(self, batch: Batch, pixels: Tensor | None = None, draw: int | None = None) -> Prediction:
         """Predict the images of a batch, with a drawn latent in training and its mean otherwise.
 
         Parameters
@@ -229,6 +229,8 @@ class Reconstructor(nn.Module):
         pixels
             (P',) int64, ascending: which of the lattice's P frequencies are predicted; None predicts all. The
             latent is inferred from the whole image.
+        draw
+            Numbers the draw of latents; None draws it.
         """
         rotation, shift_px = self.pose(batch["row"], batch["rotation"], batch["shift_px"])
         contrast, phase = self._transfer(batch, shift_px)
@@ -238,7 +240,7 @@ class Reconstructor(nn.Module):
         posterior = self._infer(batch, rotation, contrast, phase, multiplied, known)
         z = None
         if posterior is not None:
-            z = posterior.sample() if self.training else posterior.mean
+            z = posterior.sample(_number(draw)) if self.training else posterior.mean
         image, amplitude = batch["image"], self.amplitude
         if pixels is not None:
             image, contrast, phase, multiplied, folded, sign = (
@@ -260,7 +262,9 @@ class Reconstructor(nn.Module):
             residual=imaging.whitened_residual(image, slices, contrast, phase, multiplied),
         )
 
-    def loss(self, batch: Batch, images_seen: int = 0, share: float = 1.0) -> Loss:
+    def loss(
+        self, batch: Batch, images_seen: int = 0, share: float = 1.0, draw: int | None = None
+    ) -> Loss:
         """Objective of each image, (B,) parts.
 
         Parameters
@@ -272,10 +276,12 @@ class Reconstructor(nn.Module):
         share
             Of the frequencies that are predicted, drawn anew each time; the loss is scaled so that its
             expectation is that of all of them.
+        draw
+            Numbers what is drawn; None draws it from torch's generator on the CPU.
         """
-        n = len(self.frequencies)
-        pixels = drawn(n, share) if share < 1 else None
-        prediction = self(batch, pixels)
+        n, draw = len(self.frequencies), _number(draw)
+        pixels = drawn(n, share, torch.Generator().manual_seed(draw)) if share < 1 else None
+        prediction = self(batch, pixels, draw)
         residual = prediction.residual
         if pixels is not None:
             residual = residual * (n / len(pixels)) ** 0.5
@@ -356,14 +362,19 @@ def loss_scale(reconstructor: Reconstructor) -> int:
     return len(reconstructor.frequencies)
 
 
-def drawn(n: int, share: float) -> Tensor:
+def _number(draw: int | None) -> int:
+    return int(torch.randint(1 << 62, ())) if draw is None else draw
+
+
+def drawn(n: int, share: float, generator: torch.Generator | None = None) -> Tensor:
     """Draw a share of the frequencies 0 .. n - 1 of a lattice, ascending, each equally likely.
 
     One from each of equally long stretches: the lattice ascends in radius, so that every resolution has its
     share in every draw, and the loss varies less than with independent draws.
     """
     count = max(1, round(share * n))
-    edges = (torch.arange(count, dtype=torch.float64) + torch.rand(count, dtype=torch.float64)) * (n / count)
+    within = torch.rand(count, dtype=torch.float64, generator=generator)
+    edges = (torch.arange(count, dtype=torch.float64) + within) * (n / count)
     return edges.long().clamp(max=n - 1)
 
 

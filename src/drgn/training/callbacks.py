@@ -18,7 +18,7 @@ from drgn.physics import fourier
 
 
 class Draws(Callback):
-    """Seed the draws of latents anew each epoch: a resumed run draws what an uninterrupted one would have.
+    """Seed the draws of each step anew: they are the same in a resumed run, and in all processes.
 
     Parameters
     ----------
@@ -30,10 +30,9 @@ class Draws(Callback):
         self._seed = seed
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-        """Seed from the run, the epoch and the process, once the loader has drawn what it needs."""
-        if batch_idx > 0:
-            return
-        sequence = np.random.SeedSequence([self._seed, trainer.current_epoch, trainer.global_rank])
+        """Seed from the run, the epoch and the step, once the loader has drawn what it needs."""
+        step = batch_idx // trainer.accumulate_grad_batches
+        sequence = np.random.SeedSequence([self._seed, trainer.current_epoch, step])
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
 

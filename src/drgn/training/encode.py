@@ -106,6 +106,30 @@ def encode(
     return out
 
 
+def gathered(mine: Encoded, rows: NDArray[np.int64]) -> Encoded:
+    """Bring what the processes of a distributed run encoded to the first of them.
+
+    Parameters
+    ----------
+    mine
+        As of `encode`; only `rows` of it are this process's.
+
+    Returns
+    -------
+    Encoded
+        Complete in the first process, `mine` in the others.
+    """
+    if not torch.distributed.is_initialized():
+        return mine
+    first = torch.distributed.get_rank() == 0
+    parts: list[Any] | None = [None] * torch.distributed.get_world_size() if first else None
+    torch.distributed.gather_object((rows, *(values[rows] for values in mine)), parts)
+    for of, *values in parts or []:
+        for whole, part in zip(mine, values, strict=True):
+            whole[of] = part
+    return mine
+
+
 def _on(device: torch.device, batches: Iterable[Batch]) -> Iterator[Batch]:
     for batch in batches:
         yield {name: value.to(device) for name, value in batch.items()}  # type: ignore[misc, attr-defined]

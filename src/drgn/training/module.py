@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from drgn.errors import InputError
 from drgn.models.halves import Halves
@@ -45,7 +46,7 @@ class ReconstructionModule(pl.LightningModule):
         self._images_seen = 0  # the same on the host, so that no step waits for the device
         self.skipped: list[int] = []  # rows of the batches that gave no finite loss or gradient
         self.faulty: list[int] = []  # those among them, and held-out ones, whose own loss was not finite
-        self._rows = torch.empty(0, dtype=torch.int64)
+        self._rows: list[Tensor] = []  # of the pieces of this step
         self._finite = 0  # images with a finite loss in this epoch of training or validation
 
     images_seen: Tensor
@@ -54,15 +55,25 @@ class ReconstructionModule(pl.LightningModule):
         """Take up the count of a checkpoint."""
         self._images_seen = int(self.images_seen)
 
-    def training_step(self, batch: Batch, _: int) -> Tensor | None:
+    def _counts(self, loader: DataLoader[Batch], index: int) -> tuple[int, int]:
+        """Images of a batch that count, and images of its step in all processes and pieces."""
+        n, of = loader.sampler.counts[index]  # type: ignore[attr-defined]
+        return int(n), int(of)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor | None:
         """Loss of a batch per frequency and image; None, which skips the step, when it is not finite."""
         share = self._pixels(self.trainer.global_step, self._total_steps)
         loss = self.reconstructor.loss(batch, self._images_seen, share)
-        n = len(batch["row"])
-        self._images_seen += n * self.trainer.world_size
-        self.images_seen.fill_(self._images_seen)
-        self._rows = batch["row"]
-        total = loss.total.mean() / loss_scale(self.reconstructor)
+        n, of = self._counts(self.trainer.train_dataloader, index)  # type: ignore[arg-type]
+        pieces = self.trainer.accumulate_grad_batches
+        piece = index % pieces
+        self._rows = [*(self._rows if piece else []), batch["row"]]
+        if piece == pieces - 1:
+            self._images_seen += of
+            self.images_seen.fill_(self._images_seen)
+        # Lightning averages over processes and pieces: what is left is the mean over all images of the step
+        weight = (n > 0) * self.trainer.world_size * pieces / (of * loss_scale(self.reconstructor))
+        total = loss.total.sum() * weight
         if not torch.isfinite(total):
             self.skipped += batch["row"].tolist()
             self.faulty += batch["row"][~loss.total.isfinite()].tolist()
@@ -70,7 +81,7 @@ class ReconstructionModule(pl.LightningModule):
                 return None
             # the other processes wait for this one's gradients: give them zeros
             return sum((p.sum() * 0 for p in self.parameters()), torch.zeros((), device=self.device))
-        self._finite += n
+        self._finite += len(batch["row"])
         self._log("train", loss, n, on_step=True)
         return total if total.requires_grad else None  # the volumes of a basis alone are not trained further
 
@@ -78,11 +89,11 @@ class ReconstructionModule(pl.LightningModule):
         """Keep a gradient that is not finite from the weights."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         if gradients and not torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all():
-            self.skipped += self._rows.tolist()
+            self.skipped += torch.cat(self._rows).tolist()
             for gradient in gradients:
                 gradient.zero_()
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: Batch, index: int) -> None:
         """Loss of held-out images with the mean of their posterior."""
         loss = self.reconstructor.loss(batch, self._images_seen)
         good = loss.total.isfinite()
@@ -93,7 +104,8 @@ class ReconstructionModule(pl.LightningModule):
         if good.any():
             self._finite += int(good.sum())
             loss = Loss(*(part[good] for part in loss))
-            self._log("heldout", loss, int(good.sum()), on_step=False)
+            counts = self._counts(self.trainer.val_dataloaders, index)[0] > 0  # type: ignore[arg-type]
+            self._log("heldout", loss, int(good.sum()) * counts, on_step=False)
 
     def on_train_epoch_start(self) -> None:
         """Count anew."""

@@ -1,0 +1,82 @@
+"""Several processes train as one does on the same batches."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from drgn.run import Run
+
+RECORDER = '''
+import json, os
+import pytorch_lightning as pl
+
+class Steps(pl.Callback):
+    """Write the loss of each step, this process's share of it."""
+
+    def __init__(self, path):
+        self.path, self.found, self.rows = path, [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        self.found.append(float(outputs["loss"]))
+        self.rows.append(batch["row"].tolist())
+
+    def on_train_end(self, trainer, module):
+        with open(f"{self.path}.{trainer.global_rank}", "w") as file:
+            json.dump({"losses": self.found, "rows": self.rows}, file)
+'''
+
+
+@pytest.fixture
+def trained_by(tiny, tmp_path, environment):
+    """Return a function: train by so many processes; the run folder, the losses and the rows of each."""
+    (tmp_path / "recorder.py").write_text(RECORDER)
+    paths = [str(tmp_path), environment["PYTHONPATH"]]
+
+    def train(n, *options):
+        name = f"run{len(list(tmp_path.glob('run*')))}"
+        command = [sys.executable, "-m", "drgn.train", *tiny, f"output={tmp_path / name}", "trust=[recorder]"]
+        command += ["latent.zdim=2", "epochs=4", f"trainer.devices={n}", f"dataset.batch_size={16 // n}"]
+        command += ["+callbacks.steps._target_=recorder.Steps", f"+callbacks.steps.path={tmp_path / 'steps'}"]
+        command += ["trainer.strategy=ddp"] * (n > 1)
+        done = subprocess.run(
+            [*command, *options],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": ":".join(paths)},
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("run folder") == 1, "one of the processes speaks"
+        found = [json.loads((tmp_path / f"steps.{rank}").read_text()) for rank in range(n)]
+        return tmp_path / name, *([one[what] for one in found] for what in ("losses", "rows"))
+
+    return train
+
+
+def equal(one, other):
+    (run, (losses,), (rows,)), (other_run, shares, other_rows) = one, other
+    assert len(losses) >= 50
+    np.testing.assert_allclose(np.mean(shares, axis=0)[:50], losses[:50], atol=1e-5, rtol=0)
+    for step, *shared in zip(rows, *other_rows, strict=True):
+        assert sorted(step) == sorted(sum(shared, []))
+    z, other_z = (Run.open(path).latents().z for path in (run, other_run))
+    assert np.sqrt(np.square(z - other_z).mean()) < 0.01 * z.std()
+    assert sorted(p.name for p in other_run.iterdir()) == sorted(p.name for p in run.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["warmstart=none", "half_sets=random", "pixels=rising"]], ids=["start", "halves"]
+)
+def test_two_processes_train_as_one(trained_by, options):
+    equal(trained_by(1, *options), trained_by(2, *options))
+
+
+def test_a_process_reads_its_own_stretch_alone(trained_by):
+    _, _, rows = other = trained_by(2, "warmstart=none", "dataset.shards=2")
+    one, two = (set(sum(found, [])) for found in rows)
+    assert max(one) < min(two) and len(one | two) == 240
+    equal(trained_by(1, "warmstart=none", "dataset.shards=2"), other)
