@@ -49,6 +49,7 @@ def train(
     output: Path,
     seed: int,
     epochs: int,
+    memory_GB: float | None,
     resume: bool,
     analyze: bool,
     trust: list[str],
@@ -69,6 +70,9 @@ def train(
         Of the weights, the split and the order of images.
     epochs
         Passes through the training images.
+    memory_GB
+        Memory for training that the processes on this machine may take together (on a GPU: each); None: what
+        is free when it begins. A batch that does not fit is taken in parts, to the same result.
     resume
         Go on from the last checkpoint in `output`, where there is one.
     analyze
@@ -225,10 +229,9 @@ def train(
     except (MisconfigurationException, ValueError) as error:
         raise InputError(f"trainer: {str(error).splitlines()[0]}") from None
     print(_summary(data, reconstructor, run.path), flush=True)
+    loaders = Loaders(data, fit="accumulate_grad_batches" not in settings, memory_GB=memory_GB)
     try:
-        fitter.fit(
-            module, Loaders(data), ckpt_path=run.last_checkpoint if resume else None, weights_only=True
-        )
+        fitter.fit(module, loaders, ckpt_path=run.last_checkpoint if resume else None, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
         if not fitter.interrupted:
             raise

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def equal(one, other):
     assert len(losses) >= 50
     np.testing.assert_allclose(np.mean(shares, axis=0)[:50], losses[:50], atol=1e-5, rtol=0)
     for step, *shared in zip(rows, *other_rows, strict=True):
-        assert sorted(step) == sorted(sum(shared, []))
+        assert sorted(step) == sorted(chain(*shared))
     z, other_z = (Run.open(path).latents().z for path in (run, other_run))
     assert np.sqrt(np.square(z - other_z).mean()) < 0.01 * z.std()
     assert sorted(p.name for p in other_run.iterdir()) == sorted(p.name for p in run.iterdir())
@@ -77,6 +78,24 @@ def test_two_processes_train_as_one(trained_by, options):
 
 def test_a_process_reads_its_own_stretch_alone(trained_by):
     _, _, rows = other = trained_by(2, "warmstart=none", "dataset.shards=2")
-    one, two = (set(sum(found, [])) for found in rows)
-    assert max(one) < min(two) and len(one | two) == 240
+    one, two = (set(chain(*found)) for found in rows)
+    assert max(one) < min(two)
+    assert len(one | two) == 240
     equal(trained_by(1, "warmstart=none", "dataset.shards=2"), other)
+
+
+def test_a_batch_in_parts_is_the_same_step(trained_by):
+    options = ["warmstart=none", "model.hidden_dim=128", "pixels=rising"]
+    _, (losses,), _ = trained_by(1, *options)
+    _, (parts,), rows = trained_by(1, *options, "+trainer.accumulate_grad_batches=3")
+    assert {len(row) for row in rows[0]} == {5, 6}
+    steps = np.array(parts).reshape(-1, 3).sum(1)  # Lightning has divided each by their number
+    np.testing.assert_allclose(steps[:50], losses[:50], atol=1e-5, rtol=0)
+
+
+def test_parts_and_processes_together(trained_by):
+    options = ["warmstart=none", "half_sets=random"]
+    one = trained_by(1, *options)
+    _, (first, second), _ = trained_by(2, *options, "+trainer.accumulate_grad_batches=2")
+    steps = (np.array(first) + np.array(second)).reshape(-1, 2).sum(1) / 2
+    np.testing.assert_allclose(steps[:50], one[1][0][:50], atol=1e-5, rtol=0)

@@ -127,6 +127,7 @@ class ParticleDataModule:
             "shift_factor": shift_factor,
         }
         self._preflight, self._consensus = preflight, consensus
+        self.images_at_once = 1 << 30  # that the memory holds in a step
         self.trainer: Any = None  # Lightning's, while it trains: says how many processes share the batches
 
     @cached_property
@@ -243,14 +244,14 @@ class ParticleDataModule:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         # evaluation needs no gradients: larger batches cost nothing
-        size = world * (self.batch_size if seed is not None else max(self.batch_size, 64))
+        size = self.batch_size if seed is not None else min(max(self.batch_size, 64), self.images_at_once)
         group = self.dataset.group.numpy()[rows]
         split_up: dict[str, int] = {}
         if seed is not None and trainer:
             shards = self._require_shards(len(np.unique(group)), world)
             split_up = {"pieces": trainer.accumulate_grad_batches, "shards": shards}
         sampler = Batches(
-            rows, group, size, seed, rank, world, **split_up, will_need=self.dataset.will_need
+            rows, group, size * world, seed, rank, world, **split_up, will_need=self.dataset.will_need
         )
         give_back()
         return DataLoader(

@@ -262,9 +262,7 @@ class Reconstructor(nn.Module):
             residual=imaging.whitened_residual(image, slices, contrast, phase, multiplied),
         )
 
-    def loss(
-        self, batch: Batch, images_seen: int = 0, share: float = 1.0, draw: int | None = None
-    ) -> Loss:
+    def loss(self, batch: Batch, images_seen: int = 0, share: float = 1.0, draw: int | None = None) -> Loss:
         """Objective of each image, (B,) parts.
 
         Parameters

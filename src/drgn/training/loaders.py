@@ -1,26 +1,99 @@
 """The one LightningDataModule: what Lightning asks of a data set, answered by `data.datamodule`."""
 
+import sys
+
+import numpy as np
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 
 from drgn.data.datamodule import ParticleDataModule
+from drgn.errors import InputError
 from drgn.physics.imaging import Batch
+from drgn.training import memory
+
+_TRIED = 4  # images of the step whose memory is measured
+_SHARE = 0.9  # of the memory that there is, for the images of a step
+_ADAM = 3  # copies of the weights: gradients and the two moments
 
 
 class Loaders(pl.LightningDataModule):
-    """The batches of a data set, as Lightning asks for them."""
+    """The batches of a data set, as Lightning asks for them.
 
-    def __init__(self, data: ParticleDataModule) -> None:
+    Parameters
+    ----------
+    data
+        The particles.
+    fit
+        Take a batch in parts where the memory is too short for all of its images at once.
+    memory_GB
+        That the processes of a machine may take together; None: what there is.
+    """
+
+    def __init__(
+        self, data: ParticleDataModule, *, fit: bool = False, memory_GB: float | None = None
+    ) -> None:
         super().__init__()
-        self.data = data
+        self.data, self._fit, self._memory_GB = data, fit, memory_GB
 
     def prepare_data(self) -> None:
         """Make the prepared stack (one process does)."""
         self.data.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Share the batches among the processes of this trainer."""
+        """Share the batches among the processes of this trainer, and among parts of a step."""
         self.data.trainer = self.trainer
+        if self._fit and stage == "fit" and self.data.batch_size > 1:
+            self._fit_memory()
+
+    def _fit_memory(self) -> None:
+        """Choose the parts that a batch is taken in, the same in all processes.
+
+        Raises
+        ------
+        InputError
+            One image is too large.
+        """
+        trainer, data = self.trainer, self.data
+        assert trainer is not None
+        strategy, model = trainer.strategy, trainer.lightning_module.reconstructor
+        device = strategy.root_device
+        rows = data.rows(heldout=False)
+        rows = rows[np.argsort(data.dataset.group.numpy()[rows], kind="stable")][:_TRIED]
+        if len(rows) < 2:
+            return
+        kind = torch.bfloat16 if trainer.precision == "bf16-mixed" else None
+        image_B = memory.of_an_image_B(model, data.dataset[rows], device, kind)
+        free_B = memory.available_B(device)
+        if device.type == "cpu":
+            together = trainer.num_devices
+            if self._memory_GB is not None:
+                free_B = int(self._memory_GB * 1e9)
+            free_B = None if free_B is None else free_B // together
+        elif self._memory_GB is not None:
+            free_B = int(self._memory_GB * 1e9)
+        if image_B is None or free_B is None:
+            return
+        weights_B = sum(p.numel() * p.element_size() for p in model.parameters())
+        fits = int((_SHARE * free_B - _ADAM * weights_B) // image_B)
+        least = strategy.reduce(torch.tensor(float(-fits), device=device), reduce_op="max")
+        fits = -int(least)
+        if fits < 1:
+            raise InputError(
+                f"memory: an image of a step takes {image_B / 1e9:.2g} GB beside"
+                f" {_ADAM * weights_B / 1e9:.2g} GB of the optimiser, and {free_B / 1e9:.2g} GB are there:"
+                " give a smaller dataset.box_size or model, or a machine with more memory"
+            )
+        pieces = -(-data.batch_size // fits)
+        data.images_at_once = fits
+        if pieces > 1:
+            trainer.accumulate_grad_batches = pieces
+            if trainer.is_global_zero:
+                print(
+                    f"memory: batches of {data.batch_size} are taken in {pieces} parts:"
+                    f" {image_B / 1e9:.2g} GB an image, {free_B / 1e9:.2g} GB are there",
+                    file=sys.stderr,
+                )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches."""
