@@ -115,6 +115,7 @@ def train(
     from drgn.training.encode import encode, gathered
     from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
+    from drgn.training.processes import lost
     from drgn.training.refinement import Refinement, refined
     from drgn.training.warmstart import fill, fit, fit_halves
 
@@ -232,6 +233,13 @@ def train(
     loaders = Loaders(data, fit="accumulate_grad_batches" not in settings, memory_GB=memory_GB)
     try:
         fitter.fit(module, loaders, ckpt_path=run.last_checkpoint if resume else None, weights_only=True)
+    except RuntimeError as error:
+        if not lost(error):
+            raise
+        raise InputError(
+            "another process of this run cannot be reached: look at its own output; the same command in all"
+            f" of them goes on from the last checkpoint in output={run.path}"
+        ) from None
     except SystemExit:  # Lightning's answer to Ctrl-C
         if not fitter.interrupted:
             raise
