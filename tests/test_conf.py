@@ -51,6 +51,8 @@ def bind_components(options: dict[str, Any]) -> int:
         }
         if given.get("precision") == "auto":  # drgn.train measures which it is
             given["precision"] = "32-true"
+        if isinstance(given.get("strategy"), dict):  # a node of its own, which is built first
+            given["strategy"] = "ddp"
         bind(target, given, key=key, partial="_partial_" in node, runtime=dict.fromkeys(RUNTIME))
     return len(found)
 
