@@ -1,0 +1,96 @@
+"""A sweep as jobs of a real SLURM; one of them is put back into the queue while it trains."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+CLUSTER = Path(__file__).with_name("cluster.sh")
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Start a SLURM of this machine alone; the environment that knows it."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs drgn[slurm]")
+    missing = [
+        name for name in ("slurmctld", "slurmd", "munged") if not shutil.which(name, path="/usr/sbin:/sbin")
+    ]
+    if missing or os.getuid() != 0:
+        pytest.skip(f"no SLURM can be started here: {', '.join(missing) or 'only root can'}")
+    folder = tmp_path / "cluster"
+    known = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    try:
+        subprocess.run([CLUSTER, "start", folder], check=True, timeout=60, env={**os.environ, **known})
+        until(lambda: "idle" in told(["sinfo", "-h", "-o", "%T"], known), 60)
+        yield known
+    finally:
+        told(["scancel", "--user=root"], known)
+        subprocess.run([CLUSTER, "stop", folder], check=False)
+
+
+def told(command, environment):
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    return done.stdout + done.stderr
+
+
+def until(happened, seconds):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.mark.full
+def test_a_sweep_of_jobs_and_one_that_is_queued_again(cluster, tiny, tmp_path, environment):
+    output = tmp_path / "sweep"
+    options = ["epochs=150", "latent.zdim=1,2", f"output={output}"]
+    command = [sys.executable, "-m", "drgn.train", "-m", "hydra/launcher=slurm", *tiny, *options]
+    launcher = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**environment, **cluster},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until((output / "0/checkpoints/last.ckpt").exists, 180)
+        job = told(["squeue", "-h", "-r", "-t", "running", "-o", "%i"], cluster).split()
+        first = next(name for name in job if name.endswith("_0"))
+        assert told(["scontrol", "requeue", first], cluster) == ""
+        assert not (output / "0/latents.npz").exists()
+        for name in ("0", "1"):
+            until((output / name / "latents.npz").exists, 300)
+    finally:
+        launcher.kill()
+        launcher.wait()
+    log = "".join(path.read_text() for path in output.glob("slurm/*_0/*_log.out"))
+    assert log.count("; writing to ") == 2, "it began twice"
+    assert log.count("epoch 1/150 ") == 1, "but trained the first epoch once"
+    whole = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "drgn.train",
+            *tiny,
+            "epochs=150",
+            "latent.zdim=1",
+            f"output={tmp_path / 'whole'}",
+        ],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    assert whole.returncode == 0
+    one, other = (
+        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for run in (output / "0", tmp_path / "whole")
+    )
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
