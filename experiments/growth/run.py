@@ -1,12 +1,12 @@
 """Measure how time and memory grow with particles, box and width; write report.md, results.json, growth.png.
 
     python experiments/growth/run.py                          # all, two hours of one core, 3 GB of disk
-    python experiments/growth/run.py --only particles=1000,10000 box=32     # some points; results are put together
+    python experiments/growth/run.py --only particles=1000,10000 box=32     # some points, added to the others
     python experiments/growth/run.py --report                 # the report again, from results.json
 
 Each point is `drgn train epochs=1` in a process of its own, taken apart into its stages: reading the table,
-preparing the images, the warm start, an epoch, encoding all particles. Seconds are of CPU, peaks are of private
-memory (RssAnon). Images are those of a thousand simulated particles over and over, each time with new noise.
+preparing the images, the warm start, an epoch, encoding all particles. Seconds are of CPU, peaks are of
+private memory (RssAnon). Images are those of 500 simulated particles over and over, each time with new noise.
 """
 
 import argparse
@@ -166,7 +166,9 @@ def child(star: Path, box: int, width: int, batch: int) -> None:
         "optimizer_steps": steps[0],
         "precision_is_bf16": float("bf16" in str(run.config["trainer"]["precision"])),
     }
-    stages.found["peak_MB"] = max(stages.found[f"{s}_peak_MB"] for s in STAGES if f"{s}_peak_MB" in stages.found)
+    stages.found["peak_MB"] = max(
+        stages.found[f"{s}_peak_MB"] for s in STAGES if f"{s}_peak_MB" in stages.found
+    )
     print(json.dumps(stages.found))
 
 
@@ -191,7 +193,9 @@ def processor() -> str:
 
 def main() -> None:
     """Measure, or write the report of what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="*", help="axis=value,value; all by default")
     parser.add_argument("--scratch", type=Path, help="folder for the images")
     parser.add_argument("--results", type=Path, default=HERE)

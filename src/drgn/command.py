@@ -15,12 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from drgn import CONF
-from drgn.errors import InputError
+from drgn.errors import InputError, say, visible
 from drgn.hints import explain, help_text, leaves
 from drgn.signature import bind, build
 
 __all__ = ["bind", "build", "command", "compose", "help_text"]
 
+# what the settings of Hydra may name: its own parts, and the plain ones of logging
+_HYDRA_NAMES = {
+    "_target_": ("hydra.", "hydra_plugins."),
+    "class": ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
+    "()": ("colorlog.",),
+}
 _VERSION_BASE = "1.3"  # the behaviour of Hydra that conf/ is written for
 
 
@@ -41,7 +47,7 @@ def command(function: Callable[..., Any]) -> Callable[[], None]:
 
     def main() -> None:
         if {"-h", "--help"} & set(sys.argv[1:]):
-            print(help_text(verb, sys.modules[function.__module__].__doc__ or ""))
+            say(help_text(verb, sys.modules[function.__module__].__doc__ or ""))
             return
         try:
             _run(function, verb)
@@ -112,6 +118,8 @@ def _run(function: Callable[..., Any], verb: str) -> None:
         finally:
             _leave_distributed(environment)
 
+    if config_dir is not None:
+        _require_harmless(verb, overrides, config_dir)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on as they are instead of printing them
     entry = hydra.main(config_path=str(CONF), config_name=verb, version_base=_VERSION_BASE)(job)
     try:
@@ -193,6 +201,48 @@ def _narrow_argv(options: Mapping[str, Any], config_dir: str | None) -> None:
     sys.argv[1:] = [*(["--config-dir", config_dir] if config_dir else []), *words]
 
 
+def _require_harmless(verb: str, overrides: Sequence[str], config_dir: str) -> None:
+    """Refuse a folder of YAML that makes Hydra itself run code, which it does without asking for `trust`.
+
+    Launchers, sweepers and callbacks are `_target_`s that Hydra builds, and the settings of logging name
+    classes. What a sweep on the command line or in the YAML chooses is looked at choice by choice.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    def settings(words: Sequence[str]) -> dict[str, Any]:
+        try:
+            composed = _compose(verb, words, config_dir, settings=True)
+            return dict(OmegaConf.to_container(composed["hydra"], resolve=False))  # type: ignore[arg-type]
+        except (HydraException, OmegaConfBaseException, ValueError):
+            return {}  # `hydra.main` tells
+
+    parser = OverridesParser.create()
+    fixed = [word for word in overrides if not parser.parse_override(word).is_sweep_override()]
+    seen = settings(fixed)
+    swept = [word for word in overrides if word not in fixed]
+    swept += [f"{name}={value}" for name, value in ((seen.get("sweeper") or {}).get("params") or {}).items()]
+    for word in ["", *swept]:
+        parsed = parser.parse_override(word) if word else None
+        choices = list(parsed.sweep_string_iterator()) if parsed and parsed.is_sweep_override() else [None]
+        for choice in choices:
+            node = (
+                seen
+                if not word
+                else settings([*fixed, word if choice is None else f"{word.split('=')[0]}={choice}"])
+            )
+            for name, value in leaves(node):
+                last = name.rpartition(".")[2]
+                allowed = _HYDRA_NAMES.get(last, ("",))
+                if not str(value).startswith(allowed):
+                    raise InputError(
+                        f"{config_dir} sets hydra.{name}={value}, which would run code that is not Hydra's;"
+                        " remove it."
+                    )
+
+
 def _leave_distributed(environment: Mapping[str, str]) -> None:
     """Undo what Lightning leaves in the process after a distributed job: the next one starts its own."""
     distributed = sys.modules.get("torch.distributed")
@@ -203,7 +253,9 @@ def _leave_distributed(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
 
 
-def _compose(verb: str, overrides: Sequence[str], config_dir: str | None = None) -> Any:
+def _compose(
+    verb: str, overrides: Sequence[str], config_dir: str | None = None, settings: bool = False
+) -> Any:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -213,7 +265,7 @@ def _compose(verb: str, overrides: Sequence[str], config_dir: str | None = None)
     running, state.hydra = state.hydra, None  # a command may ask for another verb's options
     try:
         with hydra.initialize_config_dir(config_dir=str(CONF), version_base=_VERSION_BASE):
-            return hydra.compose(verb, overrides=[*overrides, *where])
+            return hydra.compose(verb, overrides=[*overrides, *where], return_hydra_config=settings)
     finally:
         GlobalHydra.instance().hydra = running
 
@@ -239,5 +291,5 @@ def _quote(value: str) -> str:
 
 
 def _complain(verb: str, sentence: str, code: int) -> int:
-    print(f"drgn {verb}: {sentence}", file=sys.stderr)
+    say(f"drgn {verb}: {visible(sentence)}", file=sys.stderr)
     return code

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drgn.command import command, compose
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 from drgn.signature import build
 
 _MEASURED = 100_000  # images that the functions of a nuisance penalty are made white over
@@ -121,7 +121,7 @@ def train(
     particles = data.particles
     particles.require_images()
     if particles.source.mapping:
-        print(particles.source.mapping, file=sys.stderr)
+        say(particles.source.mapping, file=sys.stderr)
 
     def model(**measured: Any) -> Reconstructor | Halves:
         return build_reconstructor(
@@ -141,12 +141,12 @@ def train(
     if settings["precision"] == "auto":
         gpu = settings["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available()
         settings["precision"], said = precision.choose(torch.device("cuda" if gpu else "cpu"))
-        print(f"precision {settings['precision']}: {said}", file=sys.stderr)
+        say(f"precision {settings['precision']}: {said}", file=sys.stderr)
         config["trainer"] = settings
     data.prepare_data()
     rejected = data.rejected
     if rejected:
-        print(
+        say(
             f"{len(rejected)} images are constant or not finite and are left out: {', '.join(rejected[:16])}",
             file=sys.stderr,
         )
@@ -181,9 +181,7 @@ def train(
                 images = refinement.dataset
             if isinstance(reconstructor.latent, TableLatent):
                 fill(reconstructor.latent, bases, images)
-        print(
-            f"warm start: {len(bases[0].density)} volumes in {time.perf_counter() - began:.0f} s", flush=True
-        )
+        say(f"warm start: {len(bases[0].density)} volumes in {time.perf_counter() - began:.0f} s", flush=True)
     module = ReconstructionModule(reconstructor, *steps)
     monitor = "heldout/loss" if len(data.rows(heldout=True)) else "train/loss_epoch"
     checkpoint = pl.callbacks.ModelCheckpoint
@@ -223,7 +221,7 @@ def train(
         raise
     except (MisconfigurationException, ValueError) as error:
         raise InputError(f"trainer: {str(error).splitlines()[0]}") from None
-    print(_summary(data, reconstructor, run.path), flush=True)
+    say(_summary(data, reconstructor, run.path), flush=True)
     try:
         fitter.fit(
             module, Loaders(data), ckpt_path=run.last_checkpoint if resume else None, weights_only=True
@@ -232,7 +230,7 @@ def train(
         if not fitter.interrupted:
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(f"interrupted; the same command with output={run.path} goes on", file=sys.stderr)
+        say(f"interrupted; the same command with output={run.path} goes on", file=sys.stderr)
         raise KeyboardInterrupt from None
     if not fitter.is_global_zero:
         return float("nan")
@@ -257,7 +255,7 @@ def train(
         fit=data.heldout,
     )
     run.save_latents(encoded, data.heldout)
-    print(f"best {monitor} {score:.5f}; run folder {run.path}", flush=True)
+    say(f"best {monitor} {score:.5f}; run folder {run.path}", flush=True)
     if analyze:
         _analyze(run.path, trust)
     return score
@@ -273,7 +271,7 @@ def _analyze(path: Path, trust: list[str]) -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
-        print("no analysis: it needs `pip install drgn[analyze]`; then: drgn analyze run=" + str(path))
+        say("no analysis: it needs `pip install drgn[analyze]`; then: drgn analyze run=" + str(path))
         return
     analyze(**{**_options("analyze"), "run": path, "trust": trust, "output": None})
 

@@ -1,7 +1,9 @@
 """Atomic models: .pdb and .cif (through gemmi), .npz of coordinates, CHARMM's .psf with .dcd trajectories."""
 
 import fnmatch
+import gzip
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgn.errors import InputError
+from drgn.formats.npz import read_npz
 
 StrPath = str | os.PathLike[str]
+
+_UNPACKED_BYTES = 1 << 29  # of a compressed model; a ribosome has 30 million
 
 # the elements of proteins, nucleic acids and their ions; weight in daltons, for files that give masses only
 _ELEMENTS = {
@@ -148,8 +153,10 @@ def read_dcd(path: StrPath) -> NDArray[np.float64]:
         )
     try:
         at = 92
-        at += int(np.frombuffer(raw, integer, 1, offset=at)[0]) + 8  # titles
+        at += max(int(np.frombuffer(raw, integer, 1, offset=at)[0]), 0) + 8  # titles
         n = int(np.frombuffer(raw, integer, 1, offset=at + 4)[0])
+        if not 0 < n <= len(raw):
+            raise ValueError
     except ValueError:
         raise InputError(f"{name} is truncated: it ends within its header.") from None
     at += 12
@@ -190,24 +197,31 @@ def _read_gemmi(name: str) -> AtomicModel:
         import gemmi
     except ModuleNotFoundError:
         raise InputError(f"{name}: reading .pdb and .cif needs gemmi; `pip install drgn[atoms]`.") from None
+    if name.endswith(".gz"):
+        _require_small(name)
     try:
         structure = gemmi.read_structure(name)
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # a damaged file can raise nearly anything
         raise InputError(
-            f"{name} cannot be read as an atomic model ({str(error).splitlines()[0]})."
+            f"{name} cannot be read as an atomic model ({(str(error).splitlines() or ['?'])[0]})."
         ) from None
-    structure.remove_alternative_conformations()
-    structure.remove_waters()
-    structure.remove_empty_chains()
-    rows: list[list[tuple[Any, ...]]] = [
-        [
-            (*atom.pos.tolist(), _atomic_number(atom, residue.name), chain.name, residue.seqid.num)
-            for chain in model
-            for residue in chain
-            for atom in residue
+    try:
+        structure.remove_alternative_conformations()
+        structure.remove_waters()
+        structure.remove_empty_chains()
+        rows: list[list[tuple[Any, ...]]] = [
+            [
+                (*atom.pos.tolist(), _atomic_number(atom, residue.name), chain.name, residue.seqid.num or 0)
+                for chain in model
+                for residue in chain
+                for atom in residue
+            ]
+            for model in structure
         ]
-        for model in structure
-    ]
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{name} has a name that is not text in UTF-8; convert it (iconv -t UTF-8)."
+        ) from None
     if not rows or not rows[0]:
         raise InputError(f"{name} has no atoms.")
     if len({len(atoms) for atoms in rows}) > 1:
@@ -230,6 +244,18 @@ def _read_gemmi(name: str) -> AtomicModel:
     )
 
 
+def _require_small(name: str) -> None:
+    """Refuse a compressed file that unpacks to more than any atomic model: gemmi would unpack all of it."""
+    try:
+        with gzip.open(name) as file:
+            for _ in range(_UNPACKED_BYTES >> 20):
+                if not file.read(1 << 20):
+                    return
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{name} cannot be unpacked ({error}); fetch it again.") from None
+    raise InputError(f"{name} unpacks to more than {_UNPACKED_BYTES} bytes, which is no atomic model.")
+
+
 def _atomic_number(atom: Any, residue: str) -> int:
     """Atomic number; in residues of polymers by the first letter of the atom's name.
 
@@ -246,11 +272,7 @@ def _atomic_number(atom: Any, residue: str) -> int:
 
 
 def _read_npz(name: str) -> AtomicModel:
-    try:
-        with open(name, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except Exception as error:  # a damaged archive can raise nearly anything
-        raise InputError(f"{name} cannot be read as an .npz file ({error}).") from None
+    arrays = read_npz(name)
     missing = [key for key in ("coords", "element") if key not in arrays]
     if missing:
         raise InputError(f"{name} has no array {' and no '.join(missing)}; it holds {', '.join(arrays)}.")

@@ -41,6 +41,7 @@ CTF_TABLE = (  # the nine columns of ctf.pkl
     "phase_shift_deg",
 )
 
+
 def read_poses(
     path: StrPath, n: int | None, particles: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:

@@ -1,7 +1,7 @@
 """YAML and JSON that others wrote: plain values, of a bounded size, told in a sentence where they are not.
 
-YAML lets a value name another, so that nine lists of nine lists of nine ... become a thousand million; JSON and
-YAML may be nested deeper than Python's stack. Neither is found in a file of parameters.
+YAML lets a value name another, so that nine lists of nine lists of nine ... become a thousand million; JSON
+and YAML may be nested deeper than Python's stack. Neither is found in a file of parameters.
 """
 
 import json

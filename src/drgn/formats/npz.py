@@ -38,8 +38,8 @@ def read_npz(path: StrPath, names: Sequence[str] | None = None) -> dict[str, NDA
     Raises
     ------
     InputError
-        It is not there or is no such archive, an array is missing, holds Python objects or is not whole, or the
-        archive would unpack to far more than it is (a zip bomb).
+        It is not there or is no such archive, an array is missing, holds Python objects or is not whole, or
+        the archive would unpack to far more than it is (a zip bomb).
     """
     name = os.fspath(path)
     try:
@@ -51,7 +51,9 @@ def read_npz(path: StrPath, names: Sequence[str] | None = None) -> dict[str, NDA
                 raise InputError(f"{name} has no array {' and no '.join(missing)}; it holds {there}.")
             chosen = list(entries) if names is None else list(names)
             total = sum(entries[one].file_size for one in chosen)
-            if len(chosen) > _MOST_ARRAYS or total > max(_ALWAYS_BYTES, _LARGEST_RATIO * os.path.getsize(name)):
+            if len(chosen) > _MOST_ARRAYS or total > max(
+                _ALWAYS_BYTES, _LARGEST_RATIO * os.path.getsize(name)
+            ):
                 raise InputError(
                     f"{name} would unpack to {len(chosen)} arrays of {total} bytes in all, which is out of "
                     "proportion to the file; write it without compression (numpy.savez)."
@@ -90,7 +92,9 @@ def _read(file: Any, length: int) -> NDArray[Any]:
     if dtype.hasobject:
         raise ValueError("it holds Python objects, whose unpickling could run code")
     if min(shape, default=0) < 0 or not dtype.itemsize or size != length - start:
-        raise ValueError(f"{length - start} bytes follow the header, which says {shape} of {dtype.itemsize} bytes")
+        raise ValueError(
+            f"{length - start} bytes follow the header, which says {shape} of {dtype.itemsize} bytes"
+        )
     content = file.read(size)
     if len(content) != size:
         raise ValueError("it is not whole")
@@ -111,5 +115,3 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(header, max_header_size=_LONGEST_HEADER)
     return shape, fortran, dtype, 8 + wide + length
-
-

@@ -1,9 +1,10 @@
 """Pickles read without running anything that they name: numpy arrays and plain containers, nothing else.
 
-numpy's own way back from a pickle believes what the file says: an array of Python objects over bytes, or a dtype
-with a hidden object in it, is a pointer to anywhere. So arrays are rebuilt here, of numbers and text alone, and
-none of the functions that a pickle may name is the real one. Nothing becomes larger than the file: what could
-grow (a list of lists of the same list, a place 2^31 in the memo, bytes encoded again and again) is refused.
+numpy's own way back from a pickle believes what the file says: an array of Python objects over bytes, or a
+dtype with a hidden object in it, is a pointer to anywhere. So arrays are rebuilt here, of numbers and text
+alone, and none of the functions that a pickle may name is the real one. Nothing becomes larger than the file:
+what could grow (a list of lists of the same list, a place 2^31 in the memo, bytes encoded again and again) is
+refused.
 """
 
 import io
@@ -13,7 +14,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -97,7 +98,11 @@ class _ArrayUnpickler(pickle._Unpickler):
         Bytes of the file.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    read: Any  # of the class above, as are the next two
+    append: Any
+    pop_mark: Any
 
     def __init__(self, file: io.BytesIO, path: str, size: int) -> None:
         super().__init__(file)
@@ -198,7 +203,9 @@ class _ArrayUnpickler(pickle._Unpickler):
         elif self._unfilled.pop(id(made), None) is not None and isinstance(state, tuple) and len(state) == 5:
             _, shape, dtype, fortran, content = state
             content = content.encode("latin1") if isinstance(content, str) else content  # of Python 2
-            made.__setstate__(self._array(content, dtype, shape, bool(fortran)))  # in place: it has a name already
+            made.__setstate__(
+                self._array(content, dtype, shape, bool(fortran))
+            )  # in place: it has a name already
         else:
             raise ValueError("an object that is neither an array nor plain")
 
