@@ -1,19 +1,16 @@
 """The one exception that means "the input is at fault, not the program", and how it is told."""
 
-import re
 from typing import Any
 
-# what a terminal or a page may obey instead of showing it: C0, DEL, C1, line ends of Unicode, changes of
-# direction, and halves of pairs that no encoding knows
-_OBEYED = re.compile(
-    "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff\\ud800-\\udfff]"
-)
 _LONGEST = 2000  # characters of a sentence
 
 
 def visible(text: object) -> str:
-    r"""Write control characters as escapes (\x1b), so that a name from a file cannot steer a terminal."""
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    r"""Write what cannot be printed as escapes (\x1b), so that a name from a file cannot steer a terminal."""
+    written = str(text)
+    if written.isprintable():
+        return written
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in written)
 
 
 def say(*values: object, **how: Any) -> None:

@@ -107,6 +107,7 @@ def train(
         ProgressBar,
         Throughput,
     )
+    from drgn.training.checkpoint import load
     from drgn.training.encode import encode
     from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
@@ -222,10 +223,11 @@ def train(
     except (MisconfigurationException, ValueError) as error:
         raise InputError(f"trainer: {str(error).splitlines()[0]}") from None
     say(_summary(data, reconstructor, run.path), flush=True)
+    last = run.last_checkpoint if resume else None
+    if last is not None:
+        load(last)  # a spoilt or malicious one is told of in a sentence
     try:
-        fitter.fit(
-            module, Loaders(data), ckpt_path=run.last_checkpoint if resume else None, weights_only=True
-        )
+        fitter.fit(module, Loaders(data), ckpt_path=last, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
         if not fitter.interrupted:
             raise

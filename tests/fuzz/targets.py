@@ -309,7 +309,7 @@ def spoil(content: bytes, draw: random.Random) -> bytes:
         return gzip.compress(spoil(gzip.decompress(content), draw))
     if content[:3] == b"BZh" and draw.random() < 0.7:
         return bz2.compress(spoil(bz2.decompress(content), draw))
-    if content[:1] == b"{" and draw.random() < 0.7:
+    if content[:2] == b'{"' and draw.random() < 0.7:
         return _spoil_values(json.loads(content), draw, lambda value: json.dumps(value).encode())
     if b"_args:" in content or (b"\nlatent:" in content and draw.random() < 0.7):
         return _spoil_values(yaml.safe_load(content), draw, lambda value: yaml.safe_dump(value).encode())

@@ -85,6 +85,14 @@ def read_npy(path: StrPath) -> NDArray[Any]:
         raise InputError(f"{name} cannot be read as a .npy file ({error}).") from error
 
 
+def require_text(array: NDArray[Any]) -> None:
+    """Raise a ValueError where an array of text holds characters that there are not."""
+    if array.dtype.kind == "U" and array.size:
+        order = ">" if array.dtype.byteorder == ">" else "<"
+        if (np.frombuffer(array.tobytes(), f"{order}u4") > 0x10FFFF).any():
+            raise ValueError("text with characters that there are not")
+
+
 def _read(file: Any, length: int) -> NDArray[Any]:
     """Return the array in an open file of so many bytes; raises ValueError where they do not fit."""
     shape, fortran, dtype, start = _header(file)
@@ -99,6 +107,7 @@ def _read(file: Any, length: int) -> NDArray[Any]:
     if len(content) != size:
         raise ValueError("it is not whole")
     array = np.frombuffer(bytearray(content), dtype) if size else np.empty(0, dtype)
+    require_text(array)
     return array.reshape(shape, order="F" if fortran else "C")
 
 

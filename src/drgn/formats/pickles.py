@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from drgn.errors import InputError
+from drgn.formats.npz import require_text
 
 StrPath = str | os.PathLike[str]
 
@@ -173,7 +174,9 @@ class _ArrayUnpickler(pickle._Unpickler):
         return bytearray(self._encode(content, encoding) if encoding is not None else self._bytes(content))
 
     def _scalar(self, dtype: Any, content: Any) -> Any:
-        return np.frombuffer(self._bytes(content), dtype.real, 1)[0]
+        array = np.frombuffer(self._bytes(content), dtype.real, 1)
+        require_text(array)
+        return array[0]
 
     def _frombuffer(self, content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Any:
         array: np.ndarray[Any, Any] = np.empty(0)
@@ -187,6 +190,7 @@ class _ArrayUnpickler(pickle._Unpickler):
             raise ValueError("an array without a shape")
         if not real.itemsize or math.prod(shape) * real.itemsize != len(self._bytes(content)):
             raise ValueError("an array of another size than its shape says")
+        require_text(np.frombuffer(content, real) if len(content) else np.empty(0))
         return 1, shape, real, fortran, bytes(content)
 
     def _reconstruct(self, kind: Any, shape: Any, _: Any) -> np.ndarray[Any, Any]:
