@@ -151,7 +151,8 @@ def _foreign(folder: Path) -> None:
 def _run(folder: Path, table: Path) -> None:
     particles = Particles.from_file(table)
     overrides = ["dataset=custom", f"dataset.particles={table}", "model=128x3", "model.hidden_dim=16"]
-    overrides += ["latent.zdim=2", "warmstart=none", f"output={folder}"]
+    overrides += ["latent.zdim=2", "warmstart=none", f"output={folder}", "dataset.preflight=false"]
+    overrides.append(f"dataset.cache={folder.parent / 'cache'}")
     config = compose("train", overrides)
     run = Run.create(folder, config, box_size=BOX, pixel_size_A=12.0, particles=particles)
     model = build_reconstructor(config, box_size=BOX, n_particles=N)

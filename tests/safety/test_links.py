@@ -50,9 +50,7 @@ def quick(run, **more):
 FOLDERS = {
     "analysis": lambda run: analyze(**quick(run)),
     "analysis/kmeans2": lambda run: analyze(**quick(run)),
-    "analysis/gmm2": lambda run: cluster(
-        **{**compose("cluster"), "run": run, "by": "gmm", "n": 2}
-    ),
+    "analysis/gmm2": lambda run: cluster(**{**compose("cluster"), "run": run, "by": "gmm", "n": 2}),
     "volumes": lambda run: generate(**{**compose("generate"), "run": run, "z": [[0.0, 0.0]]}),
     "explorer": lambda run: Session(Run.open(run), []),
     "explorer/selections": lambda run: Session(Run.open(run), []),
