@@ -186,6 +186,84 @@ def measure(n: int, box: int, width: int, batch: int, scratch: Path | None) -> d
         shutil.rmtree(folder)
 
 
+def rows_of(found: dict[str, Any], axis: str) -> list[dict[str, float]]:
+    """Figures of the points of an axis, in order."""
+    rows = []
+    for value in POINTS[axis]:
+        start = f"{axis}_{value}.drgn."
+        figures = {name.removeprefix(start): v for name, v in found.items() if name.startswith(start)}
+        if figures:
+            rows.append({"value": value, **figures})
+    return rows
+
+
+def table(found: dict[str, Any], axis: str) -> str:
+    """Markdown: CPU milliseconds an image of each stage, and the peaks."""
+    head = ["particles", "box", "width", *(f"{stage}, ms" for stage in STAGES[1:]), "most memory, MB"]
+    lines = [f"| {' | '.join(head)} |", "|" + "--:|" * len(head)]
+    for row in rows_of(found, axis):
+        n = row["n"]
+        cells = [f"{n:,.0f}", f"{row['box']:.0f}", f"{row['width']:.0f}"]
+        cells += [f"{1e3 * row[f'{stage}_cpu_s'] / n:.3g}" for stage in STAGES[1:]]
+        cells.append(f"{row['peak_MB']:,.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def memory_table(found: dict[str, Any]) -> str:
+    """Markdown: peaks by stage, and what each particle more takes between the two largest sets."""
+    rows = rows_of(found, "particles")
+    lines = ["| particles | start | " + " | ".join(STAGES) + " |", "|" + "--:|" * (len(STAGES) + 2)]
+    for row in rows:
+        cells = [
+            f"{row['n']:,.0f}",
+            f"{row['start_MB']:.0f}",
+            *(f"{row[f'{s}_peak_MB']:,.0f}" for s in STAGES),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    low, high = rows[-2:]
+    more = [1e6 * (high[f"{s}_peak_MB"] - low[f"{s}_peak_MB"]) / (high["n"] - low["n"]) for s in STAGES]
+    lines.append("| bytes for each particle more | | " + " | ".join(f"{value:,.0f}" for value in more) + " |")
+    return "\n".join(lines)
+
+
+def picture(found: dict[str, Any], path: Path) -> None:
+    """Seconds and memory against particles, box and width."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    colours = dict(zip(STAGES, ("#999999", "#009e73", "#d55e00", "#0072b2", "#cc79a7"), strict=True))
+    figure, axes = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
+    units = {"particles": "particles", "box": "box, px", "width": "width of the hidden layers"}
+    for column, axis in enumerate(POINTS):
+        rows = rows_of(found, axis)
+        x = np.array([row["value"] for row in rows])
+        time_axis, memory_axis = axes[:, column]
+        for stage in STAGES:
+            cpu = np.array([row[f"{stage}_cpu_s"] for row in rows])
+            each = cpu if axis == "particles" else 1e3 * cpu / np.array([row["n"] for row in rows])
+            time_axis.plot(x, each, "o-", color=colours[stage], label=stage)
+            memory_axis.plot(x, [row[f"{stage}_peak_MB"] for row in rows], "o-", color=colours[stage])
+        power, law = (1, "proportional") if axis == "particles" else (2, "its square")
+        last = rows[-1]["epoch_cpu_s"] * (1 if axis == "particles" else 1e3 / rows[-1]["n"])
+        time_axis.plot(x, last * (x / x[-1]) ** power, ":", color="black", label=law)
+        time_axis.set_title(f"dotted: {law}", fontsize=10)
+        for place in (time_axis, memory_axis):
+            place.set(xscale="log", yscale="log", xlabel=units[axis])
+            place.set_xticks(x, [f"{value:,}" for value in x], minor=False)
+            place.minorticks_off()
+            place.grid(alpha=0.3)
+        time_axis.set_ylabel("CPU seconds" if axis == "particles" else "CPU ms for each image")
+        memory_axis.set_ylabel("most private memory, MB")
+        memory_axis.set_ylim(300, 6000)
+        memory_axis.set_yticks([300, 500, 1000, 2000, 4000], ["300", "500", "1,000", "2,000", "4,000"])
+    handles = [line for line in axes[0, 0].get_lines() if line.get_label() in STAGES]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(STAGES))
+    figure.savefig(path, dpi=100)
+
+
 def processor() -> str:
     text = Path("/proc/cpuinfo").read_text()
     return text.partition("model name")[2].partition(":")[2].splitlines()[0].strip()
@@ -216,6 +294,12 @@ def main() -> None:
             found |= {"python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
             path.write_text(json.dumps(dict(sorted(found.items())), indent=2) + "\n")
             print(axis, value, {k: round(v, 2) for k, v in figures.items()}, flush=True)
+    picture(found, given.results / "growth.png")
+    report, mark = given.results / "report.md", "\n## Tables\n"
+    head = report.read_text().partition(mark)[0] if report.is_file() else "# Growth\n"
+    parts = [f"### By {axis}\n\n{table(found, axis)}" for axis in POINTS]
+    parts.append(f"### Most private memory of each stage, MB\n\n{memory_table(found)}")
+    report.write_text(head.rstrip() + "\n" + mark + "\n" + "\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

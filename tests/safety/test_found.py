@@ -33,8 +33,8 @@ def test_an_optics_block_without_rows(tmp_path):
 def test_atoms_with_odd_names_or_numbers(stranger):
     path = stranger / "formats" / "a.pdb"
     sound = path.read_text()
-    path.write_bytes(sound.replace("ALA A   1", "ALA A\xff  1").encode("latin1"))
-    told(r"a\.pdb", read_atoms, path)
+    path.write_bytes(sound.replace(" N   ALA", " \xff   ALA").encode("latin1"))
+    told(r"a\.pdb has a name that is not text", read_atoms, path)
     path.write_text(sound.replace("ALA A   1", "ALA A    "))  # a residue without a number
     assert len(read_atoms(path)) == 3
 
