@@ -12,6 +12,7 @@ the file; a finding is anything else: another exception, no answer in 20 s, 400 
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -64,56 +65,46 @@ def late(*_: object) -> None:
     raise TimeoutError(f"no answer in {SECONDS} s")
 
 
-def with_hypothesis(name: str, examples: int, found: Findings) -> tuple[int, int]:
-    """Spoil and read; returns how many files were tried, and how many could still be read."""
+def with_hypothesis(name: str, examples: int, path: Path, found: Findings, said: Any) -> None:
+    """Spoil and read; says how many files were tried, and how many could still be read."""
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
 
-    targets = load()
-    counts = [0, 0]
-    with tempfile.TemporaryDirectory() as folder:
-        targets.make_seeds(Path(folder))
-        path = targets.path_of(Path(folder), name)
-        sound = path.read_bytes()
+    signal.signal(signal.SIGALRM, late)
+    targets, sound, counts = sys.modules["fuzz_targets"], path.read_bytes(), [0, 0]
 
-        @settings(
-            max_examples=examples,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(
-            seed=st.integers(0, 1 << 60), whole=st.none() | st.none() | st.none() | st.binary(max_size=500)
-        )
-        def spoilt(seed: int, whole: bytes | None) -> None:
-            content = targets.spoil(sound, random.Random(seed)) if whole is None else whole
-            path.write_bytes(content)
-            counts[0] += 1
-            signal.alarm(SECONDS)
-            try:
-                counts[1] += targets.check(name, path)
-            except (targets.Wrong, TimeoutError) as error:
-                found.add(error, content)
-            finally:
-                signal.alarm(0)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(seed=st.integers(0, 1 << 60), whole=st.none() | st.none() | st.none() | st.binary(max_size=500))
+    def spoilt(seed: int, whole: bytes | None) -> None:
+        content = targets.spoil(sound, random.Random(seed)) if whole is None else whole
+        path.write_bytes(content)
+        counts[0] += 1
+        signal.alarm(SECONDS)
+        try:
+            counts[1] += targets.check(name, path)
+        except (targets.Wrong, TimeoutError) as error:
+            found.add(error, content)
+        finally:
+            signal.alarm(0)
 
-        spoilt()
-    return counts[0], counts[1]
+    spoilt()
+    said.send(counts)
 
 
-def with_atheris(name: str, seconds: int, findings: Path) -> None:
+def with_atheris(name: str, seconds: int, path: Path, findings: Path) -> None:
     """Search in this process, which libFuzzer ends."""
     import atheris
 
     with atheris.instrument_imports(include=["drgn", "zipfile", "yaml", "pickle"]):
         targets = load()
-    folder = Path(tempfile.mkdtemp())
-    targets.make_seeds(folder)
-    path = targets.path_of(folder, name)
-    corpus = folder / "corpus"
-    corpus.mkdir()
     sound = path.read_bytes()
+    corpus = Path(tempfile.mkdtemp(dir=findings.parent))
     (corpus / "sound").write_bytes(sound)
     for seed in range(20):
         (corpus / str(seed)).write_bytes(targets.spoil(sound, random.Random(seed)))
@@ -136,34 +127,33 @@ def with_atheris(name: str, seconds: int, findings: Path) -> None:
     atheris.Fuzz()
 
 
-def child(kind: str, name: str, amount: int, findings: Path) -> None:
-    """Fuzz one target in this process."""
-    if kind == "atheris":
-        with_atheris(name, amount, findings)
-    else:
-        signal.signal(signal.SIGALRM, late)
-        print("tried, read:", *with_hypothesis(name, amount, Findings(findings)))
-
-
-def fuzz(kind: str, name: str, amount: int, folder: Path) -> dict[str, Any]:
+def fuzz(kind: str, name: str, amount: int, path: Path, folder: Path) -> dict[str, Any]:
     """Fuzz one target in a process of its own; its end by a signal is a finding."""
     findings = folder / f"{kind}_{name.replace('/', '_')}.json"
-    findings.unlink(missing_ok=True)
-    words = [sys.executable, __file__, "--child", kind, name, str(amount), str(findings)]
-    start = time.perf_counter()
-    done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
-    said = done.stdout + done.stderr
-    count = re.search(r"tried, read: (\d+) (\d+)", said) or re.search(
-        r"number_of_executed_units: (\d+)()", said
-    )
-    found = json.loads(findings.read_text()) if findings.is_file() else {}
-    if done.returncode != 0:
-        found["the process"] = f"ended with {done.returncode}: {said[-300:]}"
-    figures: dict[str, Any] = {"runs": int(count[1]) if count else 0, "findings": len(found)}
-    if count and count[2]:
-        figures["read"] = int(count[2])
-    for where, what in found.items():
+    start, counts, ended = time.perf_counter(), [0], ""
+    if kind == "hypothesis":
+        context = multiprocessing.get_context("fork")
+        here, there = context.Pipe()
+        found = Findings(findings)
+        process = context.Process(target=with_hypothesis, args=(name, amount, path, found, there))
+        process.start()
+        process.join()
+        counts = here.recv() if here.poll() else counts
+        ended = f"ended with {process.exitcode}" if process.exitcode else ""
+    else:
+        words = [sys.executable, __file__, "--child", name, str(amount), str(path), str(findings)]
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+        executed = re.search(r"number_of_executed_units: (\d+)", done.stdout + done.stderr)
+        counts = [int(executed[1])] if executed else counts
+        ended = f"ended with {done.returncode}: {done.stderr[-300:]}" if done.returncode else ""
+    wrong = json.loads(findings.read_text()) if findings.is_file() else {}
+    if ended:
+        wrong["the process"] = ended
+    for where, what in wrong.items():
         print(f"    {where}: {what}", flush=True)
+    figures: dict[str, Any] = {"runs": counts[0], "findings": len(wrong)}
+    if len(counts) > 1:
+        figures["read"] = counts[1]
     return figures | {"seconds": round(time.perf_counter() - start, 1)}
 
 
@@ -193,10 +183,11 @@ def main() -> None:
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        kind, name, amount, findings = given.child
-        child(kind, name, int(amount), Path(findings))
+        name, seconds, path, findings = given.child
+        with_atheris(name, int(seconds), Path(path), Path(findings))
         return
-    names = list(load().TARGETS)
+    targets = load()
+    names = list(targets.TARGETS)
     path = given.results / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     kinds = {"hypothesis": given.examples}
@@ -205,9 +196,14 @@ def main() -> None:
 
         kinds["atheris"] = given.seconds
     folder = Path(tempfile.mkdtemp(prefix="drgn_fuzz_"))
+    (folder / "seeds").mkdir()
+    targets.make_seeds(folder / "seeds")
     for name in given.only or names:
+        file = targets.path_of(folder / "seeds", name)
+        sound = file.read_bytes()
         for kind, amount in kinds.items():
-            figures = fuzz(kind, name, amount, folder)
+            figures = fuzz(kind, name, amount, file, folder)
+            file.write_bytes(sound)
             print(name, kind, figures, flush=True)
             results |= {f"{name}.{kind}.{key}": value for key, value in figures.items()}
         results |= {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version()}

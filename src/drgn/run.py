@@ -34,7 +34,7 @@ from drgn.models.reconstructor import Reconstructor
 from drgn.physics.grids import half_lattice
 from drgn.signature import build
 from drgn.training import precision
-from drgn.training.checkpoint import checked_config, load, read_facts, read_latents, require_fitting
+from drgn.training.checkpoint import checked_config, load_weights, read_facts, read_latents, require_fitting
 from drgn.training.decode import decode
 from drgn.training.encode import Encoded, Latents
 
@@ -220,7 +220,8 @@ class Run:
             module = build(node, trust=self._trust, key="dataset", half_sets=self.config.get("half_sets"))
         except InputError as error:
             raise InputError(f"{self.path / 'config.yaml'}: {error}") from None
-        assert isinstance(module, ParticleDataModule)
+        if not isinstance(module, ParticleDataModule):
+            raise InputError(f"{self.path / 'config.yaml'}: dataset names no particles")
         return module
 
     def particles(self) -> Particles:
@@ -234,14 +235,10 @@ class Run:
         model = build_reconstructor(
             self.config, box_size=self.box_size, n_particles=int(self.info["n_particles"]), trust=self._trust
         )
-        state = load(checkpoint).get("state_dict")
-        prefix = "reconstructor."
         try:
-            model.load_state_dict(
-                {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            )
-        except (RuntimeError, AttributeError, TypeError) as error:
-            reason = (str(error).splitlines() or ["?"])[-1].strip()
+            model.load_state_dict(load_weights(checkpoint))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
             raise InputError(f"{checkpoint} does not fit the run's config.yaml: {reason}") from None
         return model.to(device).eval()
 
@@ -261,10 +258,7 @@ class Run:
         InputError
             The run has not been encoded.
         """
-        path = self.path / "latents.npz"
-        if not path.is_file():
-            raise InputError(f"{path} is not there: run `drgn encode run={self.path}` first")
-        return read_latents(path, self.zdim)
+        return read_latents(self.path / "latents.npz", self.zdim)
 
     def volumes(
         self, z: NDArray[np.floating[Any]], device: str = "cpu", box_size: int | None = None

@@ -55,6 +55,20 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of a checkpoint of `drgn train`, by their names in the `Reconstructor`.
+
+    Raises
+    ------
+    InputError
+        As `load`, and where it holds no weights.
+    """
+    state, prefix = load(path).get("state_dict"), "reconstructor."
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{path} holds no weights of a run.")
+    return {str(k).removeprefix(prefix): v for k, v in state.items() if str(k).startswith(prefix)}
+
+
 def checked_config(config: Any, path: Path) -> dict[str, Any]:
     """Return what a run's config.yaml holds; an InputError where a part that every run has is missing."""
     missing = [
@@ -92,6 +106,8 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def read_latents(path: Path, zdim: int) -> Latents:
     """Return latents.npz; an InputError where its arrays are not those of N particles."""
+    if not path.is_file():
+        raise InputError(f"{path} is not there: run `drgn encode run={path.parent}` first")
     arrays = read_npz(path, [field.name for field in fields(Latents)])
     n = len(arrays["key"]) if arrays["key"].ndim == 1 else -1
     shapes = {"z": (n, zdim), "logvar": (n, zdim), "reconstruction_loss": (n,), "heldout": (n,)}
