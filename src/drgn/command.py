@@ -224,23 +224,21 @@ def _require_harmless(verb: str, overrides: Sequence[str], config_dir: str) -> N
     seen = settings(fixed)
     swept = [word for word in overrides if word not in fixed]
     swept += [f"{name}={value}" for name, value in ((seen.get("sweeper") or {}).get("params") or {}).items()]
-    for word in ["", *swept]:
-        parsed = parser.parse_override(word) if word else None
-        choices = list(parsed.sweep_string_iterator()) if parsed and parsed.is_sweep_override() else [None]
-        for choice in choices:
-            node = (
-                seen
-                if not word
-                else settings([*fixed, word if choice is None else f"{word.split('=')[0]}={choice}"])
+    composed = [seen]
+    for word in swept:
+        try:
+            choices = list(parser.parse_override(word).sweep_string_iterator())
+        except HydraException:  # an interval is of numbers; what a glob finds is not known yet
+            if "glob(" in word:
+                raise InputError(f"{word}: with --config-dir, write out the choices of a sweep.") from None
+            continue
+        composed += [settings([*fixed, f"{word.partition('=')[0]}={choice}"]) for choice in choices]
+    for name, value in (leaf for node in composed for leaf in leaves(node)):
+        if not str(value).startswith(_HYDRA_NAMES.get(name.rpartition(".")[2], ("",))):
+            raise InputError(
+                f"{config_dir} sets hydra.{name}={value}, which would run code that is not Hydra's; remove"
+                " it."
             )
-            for name, value in leaves(node):
-                last = name.rpartition(".")[2]
-                allowed = _HYDRA_NAMES.get(last, ("",))
-                if not str(value).startswith(allowed):
-                    raise InputError(
-                        f"{config_dir} sets hydra.{name}={value}, which would run code that is not Hydra's;"
-                        " remove it."
-                    )
 
 
 def _leave_distributed(environment: Mapping[str, str]) -> None:

@@ -107,3 +107,14 @@ def test_a_folder_of_yaml_does_not_make_hydra_run_code(tmp_path, harm, environme
     assert done.returncode == 2, done.stderr
     assert "would run code that is not Hydra's" in done.stderr
     assert not harm.exists()
+
+
+def test_a_glob_over_a_folder_of_yaml_is_written_out(tmp_path, harm, environment):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    text = yaml.safe_dump({"hydra": HYDRA["a callback"]}).replace("COMMAND", harm.command)
+    (tmp_path / "conf" / "experiment" / "theirs.yaml").write_text(f"# @package _global_\n{text}")
+    command = [sys.executable, "-m", "drgn.train", "-m", "--config-dir", "conf", "experiment=glob(the*)"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "write out the choices" in done.stderr
+    assert not harm.exists()
