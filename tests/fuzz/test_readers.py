@@ -18,7 +18,7 @@ targets = importlib.util.module_from_spec(SPEC)
 sys.modules["fuzz_targets"] = targets
 SPEC.loader.exec_module(targets)
 
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture(scope="module")
