@@ -39,7 +39,11 @@ class ForeignRun(Run):
         if path is None:
             return "there are no weights"
         try:
-            return ForeignDecoder(load(path)["model_state_dict"], self.config)
+            weights = load(path)
+        except InputError:
+            return self._read.weights
+        try:
+            return ForeignDecoder(weights["model_state_dict"], self.config)
         except InputError as error:
             return f"{self._read.weights}; {error}"
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError):
