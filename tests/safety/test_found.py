@@ -1,5 +1,6 @@
 """What fuzzing found, each once mended: files that raised something else than a sentence, or crashed."""
 
+import gzip
 import json
 import pickle
 
@@ -37,6 +38,19 @@ def test_atoms_with_odd_names_or_numbers(stranger):
     told(r"a\.pdb has a name that is not text", read_atoms, path)
     path.write_text(sound.replace("ALA A   1", "ALA A    "))  # a residue without a number
     assert len(read_atoms(path)) == 3
+
+
+def test_a_compressed_model_with_zeros_behind_it(stranger):
+    """gemmi 0.7.5 does not come to an end on it."""
+    path = stranger / "formats" / "a.cif.gz"
+    path.write_bytes(gzip.compress(b"data_x\nloop_\n_atom_site.group_PDB\n") + bytes(17))
+    told(r"a\.cif\.gz", read_atoms, path)
+
+
+def test_a_residue_number_of_many_digits(stranger):
+    path = stranger / "formats" / "a.psf"
+    path.write_text(path.read_text().replace("1 A 1 ALA", f"1 A {1 << 80} ALA"))
+    told(r"a\.psf: the section !NATOM", read_atoms, path, [path.with_suffix(".dcd")])
 
 
 def test_a_text_with_characters_that_there_are_not(stranger):

@@ -3,6 +3,7 @@
 import fnmatch
 import gzip
 import os
+import tempfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from drgn.formats.npz import read_npz
 
 StrPath = str | os.PathLike[str]
 
-_UNPACKED_BYTES = 1 << 29  # of a compressed model; a ribosome has 30 million
+_UNPACKED_BYTES = 1 << 28  # of a compressed model; a ribosome has 30 million
 
 # the elements of proteins, nucleic acids and their ions; weight in daltons, for files that give masses only
 _ELEMENTS = {
@@ -197,10 +198,15 @@ def _read_gemmi(name: str) -> AtomicModel:
         import gemmi
     except ModuleNotFoundError:
         raise InputError(f"{name}: reading .pdb and .cif needs gemmi; `pip install drgn[atoms]`.") from None
-    if name.endswith(".gz"):
-        _require_small(name)
     try:
-        structure = gemmi.read_structure(name)
+        with tempfile.TemporaryDirectory() as folder:
+            plain = name
+            if name.endswith(".gz"):  # gemmi's own way to unpack does not end on some damaged files
+                plain = os.path.join(folder, os.path.basename(name).removesuffix(".gz"))
+                Path(plain).write_bytes(_unpacked(name))
+            structure = gemmi.read_structure(plain)
+    except InputError:
+        raise
     except Exception as error:  # a damaged file can raise nearly anything
         raise InputError(
             f"{name} cannot be read as an atomic model ({(str(error).splitlines() or ['?'])[0]})."
@@ -244,16 +250,16 @@ def _read_gemmi(name: str) -> AtomicModel:
     )
 
 
-def _require_small(name: str) -> None:
-    """Refuse a compressed file that unpacks to more than any atomic model: gemmi would unpack all of it."""
+def _unpacked(name: str) -> bytes:
+    """Return what a compressed file holds; refuse one that holds more than any atomic model."""
     try:
         with gzip.open(name) as file:
-            for _ in range(_UNPACKED_BYTES >> 20):
-                if not file.read(1 << 20):
-                    return
+            content = file.read(_UNPACKED_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{name} cannot be unpacked ({error}); fetch it again.") from None
-    raise InputError(f"{name} unpacks to more than {_UNPACKED_BYTES} bytes, which is no atomic model.")
+    if len(content) > _UNPACKED_BYTES:
+        raise InputError(f"{name} unpacks to more than {_UNPACKED_BYTES} bytes, which is no atomic model.")
+    return content
 
 
 def _atomic_number(atom: Any, residue: str) -> int:
@@ -308,8 +314,8 @@ def _read_psf(name: str) -> AtomicModel:
     try:
         n = int(lines[start].split()[0])
         rows = [line.split() for line in lines[start + 1 : start + 1 + n]]
-        chain, residue, mass = zip(*((r[1], int(r[2]), float(r[7])) for r in rows), strict=True)
-    except (ValueError, IndexError):
+        chain, residue, mass = zip(*((r[1], np.int64(r[2]), float(r[7])) for r in rows), strict=True)
+    except (ValueError, IndexError, OverflowError):
         raise InputError(f"{name}: the section !NATOM has a line that is not a CHARMM atom.") from None
     if len(rows) != n:
         raise InputError(f"{name} is truncated: it promises {n} atoms and has {len(rows)}.")
