@@ -73,6 +73,10 @@ bench: install ## Measure the speed on this machine, with CRYODRGN=path of its p
 scoreboard: install ## Simulated sets beside their ceiling, and cryoDRGN with CRYODRGN=path of its program (hours)
 	$(BIN)/python experiments/scoreboard/run.py $(if $(CRYODRGN),--cryodrgn $(CRYODRGN))
 
+.PHONY: fuzz
+fuzz: install ## Give every reader spoilt files for half an hour (experiments/fuzz), atheris too where it is installed
+	$(BIN)/python experiments/fuzz/run.py --examples $(or $(EXAMPLES),2000) --seconds $(or $(SECONDS_EACH),30)
+
 .PHONY: wheel
 wheel: install ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel

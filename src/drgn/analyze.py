@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 
 if TYPE_CHECKING:
     from drgn.analysis.study import Study
@@ -88,7 +88,7 @@ def analyze(
     folder.mkdir(parents=True, exist_ok=True)
     if volumes and not opened.decodes:
         volumes = False
-        print(
+        say(
             "No maps are made: these weights of cryoDRGN are not decoded here (cryodrgn eval_vol makes maps)."
         )
     if opened.zdim == 0:
@@ -114,8 +114,8 @@ def analyze(
             *data_and_training(opened, folder),
         ],
     )
-    print("\n".join(found.findings))
-    print(f"Report: {report}")
+    say("\n".join(found.findings))
+    say(f"Report: {report}")
     return report
 
 
@@ -126,7 +126,7 @@ def _add_evidence(study: "Study", run: "Run", folder: Path, kmeans: int, seed: i
     try:
         section, line = clusters_section(run, folder, kmeans, seed)
     except InputError as error:
-        print(f"No maps of the images alone are made: {error}")
+        say(f"No maps of the images alone are made: {error}")
         return
     after = [i for i, other in enumerate(study.sections) if other.title == "Maps of the clusters"]
     study.sections.insert(after[0] + 1, section)

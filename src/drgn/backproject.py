@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 from drgn.signature import build
 
 
@@ -140,12 +140,12 @@ def backproject(
             local = local_resolution(*found.halves, meta.pixel_size_A, local_window_A, progress=shown.update)
             write_volume(output / "local_resolution.mrc", local.numpy(), meta.pixel_size_A)
     numbers = [f"{len(rows):,}" for rows in halves]
-    print(
+    say(
         f"{sum(len(rows) for rows in halves):,} images ({' and '.join(numbers)}), half maps agree to:"
         f" {resolution.sentence(curves, meta.box_size, meta.pixel_size_A)}; in {output}"
     )
     if b_factor_A2 is None:
-        print(
+        say(
             f"B-factor {b:.0f} A^2 (Guinier, {guinier_from_A:g} to {reached_A:.3g} A)"
             if fall is not None
             else f"no B-factor: fewer than 4 shells between {guinier_from_A:g} and {reached_A:.3g} A"

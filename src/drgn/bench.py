@@ -12,6 +12,7 @@ turn. Writes results.json, report.md and speed.png; results of other cases that 
 from pathlib import Path
 
 from drgn.command import command
+from drgn.errors import say
 
 
 def bench(
@@ -69,7 +70,7 @@ def bench(
         for name, precision in names.items():
             taken = step.measure(case.overrides, "bf16" in precision, threads, seconds)
             results |= {f"{case.name}.{name}.step_{k}": float(f"{v:.4g}") for k, v in taken._asdict().items()}
-            print(f"{case.name} {name}: {taken}", flush=True)
+            say(f"{case.name} {name}: {taken}", flush=True)
         samples = compare(
             case,
             precisions=names,
@@ -77,7 +78,7 @@ def bench(
             cryodrgn=cryodrgn,
             pairs=pairs,
             threads=threads,
-            say=lambda line: print(line, flush=True),
+            say=lambda line: say(line, flush=True),
         )
         results |= report.summary(case.name, samples)
     notes = [
@@ -88,7 +89,7 @@ def bench(
         " matrices taken between them. Paper's encoder, latent of 8 dimensions.",
     ]
     report.write(output, results, notes)
-    print(f"report: {output / 'report.md'}")
+    say(f"report: {output / 'report.md'}")
     return output / "report.md"
 
 

@@ -64,6 +64,8 @@ def main() -> None:
         print(f"drgn: {verb} is not a verb; {hint}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"drgn {verb}", *words[1:]]
-    if not sys.flags.safe_path:  # `python -m` looks for modules in the current folder first
+    # trust=[myparts] may mean a module in the current folder; otherwise that folder, perhaps a stranger's
+    # with a numpy.py in it, is not looked into
+    if not sys.flags.safe_path and any(word.lstrip("+").startswith("trust=") for word in words):
         sys.path.insert(0, os.getcwd())
     runpy.run_module(f"drgn.{verb}", run_name="__main__", alter_sys=True)

@@ -14,7 +14,7 @@ of each cluster (P17) with maps.png. `drgn filter` and `drgn validate` take labe
 from pathlib import Path
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 
 
 def cluster(
@@ -76,8 +76,8 @@ def cluster(
     folder = output or opened.folder("analysis", name)
     folder.mkdir(parents=True, exist_ok=True)
     path = partitions.write(opened, found, folder, volumes=volumes and opened.decodes, seed=seed)
-    print(partitions.told(found))
-    print(f"Labels: {path}")
+    say(partitions.told(found))
+    say(f"Labels: {path}")
     return path
 
 

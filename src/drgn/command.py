@@ -15,12 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from drgn import CONF
-from drgn.errors import InputError
+from drgn.errors import InputError, say, visible
 from drgn.hints import explain, help_text, leaves
 from drgn.signature import bind, build
 
 __all__ = ["bind", "build", "command", "compose", "help_text"]
 
+# what the settings of Hydra may name: its own parts, and the plain ones of logging
+_HYDRA_NAMES = {
+    "_target_": ("hydra.", "hydra_plugins."),
+    "class": ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
+    "()": ("colorlog.",),
+}
 _VERSION_BASE = "1.3"  # the behaviour of Hydra that conf/ is written for
 
 
@@ -41,7 +47,7 @@ def command(function: Callable[..., Any]) -> Callable[[], None]:
 
     def main() -> None:
         if {"-h", "--help"} & set(sys.argv[1:]):
-            print(help_text(verb, sys.modules[function.__module__].__doc__ or ""))
+            say(help_text(verb, sys.modules[function.__module__].__doc__ or ""))
             return
         try:
             _run(function, verb)
@@ -112,6 +118,8 @@ def _run(function: Callable[..., Any], verb: str) -> None:
         finally:
             _leave_distributed(environment)
 
+    if config_dir is not None:
+        _require_harmless(verb, overrides, config_dir)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on as they are instead of printing them
     entry = hydra.main(config_path=str(CONF), config_name=verb, version_base=_VERSION_BASE)(job)
     try:
@@ -193,6 +201,46 @@ def _narrow_argv(options: Mapping[str, Any], config_dir: str | None) -> None:
     sys.argv[1:] = [*(["--config-dir", config_dir] if config_dir else []), *words]
 
 
+def _require_harmless(verb: str, overrides: Sequence[str], config_dir: str) -> None:
+    """Refuse a folder of YAML that makes Hydra itself run code, which it does without asking for `trust`.
+
+    Launchers, sweepers and callbacks are `_target_`s that Hydra builds, and the settings of logging name
+    classes. What a sweep on the command line or in the YAML chooses is looked at choice by choice.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    def settings(words: Sequence[str]) -> dict[str, Any]:
+        try:
+            composed = _compose(verb, words, config_dir, settings=True)
+            return dict(OmegaConf.to_container(composed["hydra"], resolve=False))  # type: ignore[arg-type]
+        except (HydraException, OmegaConfBaseException, ValueError):
+            return {}  # `hydra.main` tells
+
+    parser = OverridesParser.create()
+    fixed = [word for word in overrides if not parser.parse_override(word).is_sweep_override()]
+    seen = settings(fixed)
+    swept = [word for word in overrides if word not in fixed]
+    swept += [f"{name}={value}" for name, value in ((seen.get("sweeper") or {}).get("params") or {}).items()]
+    composed = [seen]
+    for word in swept:
+        try:
+            choices = list(parser.parse_override(word).sweep_string_iterator())
+        except HydraException:  # an interval is of numbers; what a glob finds is not known yet
+            if "glob(" in word:
+                raise InputError(f"{word}: with --config-dir, write out the choices of a sweep.") from None
+            continue
+        composed += [settings([*fixed, f"{word.partition('=')[0]}={choice}"]) for choice in choices]
+    for name, value in (leaf for node in composed for leaf in leaves(node)):
+        if not str(value).startswith(_HYDRA_NAMES.get(name.rpartition(".")[2], ("",))):
+            raise InputError(
+                f"{config_dir} sets hydra.{name}={value}, which would run code that is not Hydra's; remove"
+                " it."
+            )
+
+
 def _leave_distributed(environment: Mapping[str, str]) -> None:
     """Undo what Lightning leaves in the process after a distributed job: the next one starts its own."""
     distributed = sys.modules.get("torch.distributed")
@@ -203,7 +251,9 @@ def _leave_distributed(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
 
 
-def _compose(verb: str, overrides: Sequence[str], config_dir: str | None = None) -> Any:
+def _compose(
+    verb: str, overrides: Sequence[str], config_dir: str | None = None, settings: bool = False
+) -> Any:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -213,7 +263,7 @@ def _compose(verb: str, overrides: Sequence[str], config_dir: str | None = None)
     running, state.hydra = state.hydra, None  # a command may ask for another verb's options
     try:
         with hydra.initialize_config_dir(config_dir=str(CONF), version_base=_VERSION_BASE):
-            return hydra.compose(verb, overrides=[*overrides, *where])
+            return hydra.compose(verb, overrides=[*overrides, *where], return_hydra_config=settings)
     finally:
         GlobalHydra.instance().hydra = running
 
@@ -239,5 +289,5 @@ def _quote(value: str) -> str:
 
 
 def _complain(verb: str, sentence: str, code: int) -> int:
-    print(f"drgn {verb}: {sentence}", file=sys.stderr)
+    say(f"drgn {verb}: {visible(sentence)}", file=sys.stderr)
     return code

@@ -16,7 +16,7 @@ most frequent label of each particle, for `drgn filter labels=...`.
 from pathlib import Path
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 
 
 def compare(*, of: list[str], by: str, n: int | None, seed: int, output: Path, trust: list[str]) -> Path:
@@ -59,8 +59,8 @@ def compare(*, of: list[str], by: str, n: int | None, seed: int, output: Path, t
     found = agreement.match(named)
     output.mkdir(parents=True, exist_ok=True)
     report = agreement.write(found, output)
-    print(agreement.told(found))
-    print(f"Report: {report}")
+    say(agreement.told(found))
+    say(f"Report: {report}")
     return report
 
 

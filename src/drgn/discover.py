@@ -15,7 +15,7 @@ labels=), discovery.json, and for each state a folder ready to be refined, state
 from pathlib import Path
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 
 
 def discover(
@@ -114,10 +114,10 @@ def discover(
         str(opened.path),
         state_report.sections(opened, latents, states, moving, folder, places, threshold),
     )
-    print(f"{found[0].upper()}{found[1:]}. {state_report.stability(states)}")
+    say(f"{found[0].upper()}{found[1:]}. {state_report.stability(states)}")
     for i, (place, size) in enumerate(zip(places, states.sizes, strict=True)):
-        print(f"State {i}: {size:,} particles, {place}")
-    print(f"Report: {report}")
+        say(f"State {i}: {size:,} particles, {place}")
+    say(f"Report: {report}")
     return report
 
 

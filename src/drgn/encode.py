@@ -9,6 +9,7 @@ Training ends with this; do it again after a run was stopped early. Writes laten
 from pathlib import Path
 
 from drgn.command import command
+from drgn.errors import say
 
 
 def encode(*, run: Path, trust: list[str]) -> Path:
@@ -43,7 +44,7 @@ def encode(*, run: Path, trust: list[str]) -> Path:
         fit=data.heldout,
     )
     path = opened.save_latents(encoded, data.heldout)
-    print(f"latents of {len(encoded.z):,} particles: {path}")
+    say(f"latents of {len(encoded.z):,} particles: {path}")
     return path
 
 

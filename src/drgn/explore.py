@@ -13,7 +13,7 @@ validate. Ctrl-C ends it, with what runs in the background.
 from pathlib import Path
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 
 
 def explore(*, run: Path, port: int, browser: bool, trust: list[str]) -> None:
@@ -51,7 +51,7 @@ def explore(*, run: Path, port: int, browser: bool, trust: list[str]) -> None:
 
     def started(at: int) -> None:
         address = f"http://127.0.0.1:{at}/#token={token}"
-        print(f"{address}\nCtrl-C ends it.", flush=True)
+        say(f"{address}\nCtrl-C ends it.", flush=True)
         if browser:
             webbrowser.open(address)
 

@@ -21,7 +21,7 @@ original file from 0.
 from pathlib import Path
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 
 
 def filter(
@@ -138,7 +138,7 @@ def filter(
         masks[f"indices={file}"] = np.zeros(len(particles), dtype=bool)
         masks[f"indices={file}"][particles.rows_of(file)] = True
     for name, mask in masks.items() if len(masks) > 1 else ():
-        print(f"{name} keeps {mask.sum():,} of {len(mask):,} particles")
+        say(f"{name} keeps {mask.sum():,} of {len(mask):,} particles")
     everything = [np.ones(len(particles), dtype=bool)]
     rows = selection.choose(list(masks.values()) or everything, invert, any)
     parts = export.files(output, rows, label if split else None)
@@ -152,7 +152,7 @@ def filter(
     )
     for path, kept in parts.items():
         share = len(kept) / len(particles)
-        print(f"Kept {len(kept)} of {len(particles)} particles ({share:.1%}): {path}")
+        say(f"Kept {len(kept)} of {len(particles)} particles ({share:.1%}): {path}")
     return len(rows)
 
 

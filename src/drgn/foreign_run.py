@@ -1,6 +1,5 @@
 """A run folder of cryoDRGN with the interface of our own runs: its particles, latents and maps."""
 
-import pickle
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -15,10 +14,12 @@ from rich.progress import track
 from drgn.data.datamodule import ParticleDataModule
 from drgn.errors import InputError
 from drgn.formats.cryodrgn_run import read_run
+from drgn.formats.inside import require_inside
 from drgn.formats.particles import Particles
 from drgn.models.foreign import ForeignDecoder
 from drgn.models.reconstructor import Reconstructor
 from drgn.run import Run
+from drgn.training.checkpoint import load
 from drgn.training.encode import Latents
 
 
@@ -38,11 +39,14 @@ class ForeignRun(Run):
         if path is None:
             return "there are no weights"
         try:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
+            weights = load(path)
+        except InputError:
+            return self._read.weights
+        try:
             return ForeignDecoder(weights["model_state_dict"], self.config)
         except InputError as error:
             return f"{self._read.weights}; {error}"
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError):
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError):
             return self._read.weights
 
     @property
@@ -86,6 +90,7 @@ class ForeignRun(Run):
         """A folder below drgn/ of the run, made where it is missing."""
         path = self.place(*parts)
         try:
+            require_inside(path, self.path)
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{path} cannot be made ({error.strerror}); give output=FOLDER") from None

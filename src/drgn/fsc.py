@@ -14,6 +14,7 @@ was laid, aligned.mrc.
 from pathlib import Path
 
 from drgn.command import command
+from drgn.errors import say
 
 
 def fsc(
@@ -66,7 +67,7 @@ def fsc(
         write_volume(output / "aligned.mrc", two.density.numpy(), pixel_size_A)
         moved_A = float(placed.shift_px.norm()) * pixel_size_A
         mirrored = "mirrored, " if placed.mirrored else ""
-        print(
+        say(
             f"{map_2} was {mirrored}turned by {placed.angle_deg:.1f} degrees and"
             f" shifted by {moved_A:.1f} A onto {map_1}"
         )
@@ -75,7 +76,7 @@ def fsc(
     loose = masks.soft_mask(mean, pixel_size_A)
     found = correlations(one.density, two.density, inside, loose, seed)
     resolution.write(found, box_size, pixel_size_A, output, f"{map_1.stem} and {map_2.stem}")
-    print(f"{resolution.sentence(found, box_size, pixel_size_A)}; in {output}")
+    say(f"{resolution.sentence(found, box_size, pixel_size_A)}; in {output}")
     return output
 
 

@@ -20,7 +20,7 @@ window is given vol_000_local_resolution.mrc (of the masked halves, at 0.5).
 from pathlib import Path
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 
 
 def generate(
@@ -121,7 +121,7 @@ def generate(
         known = opened.latents()
         rows = points.rows_of(known.key, particles)
         write_spread(opened, known.z[rows], known.logvar[rows], samples, volumes.paths, seed)
-    print(f"{len(volumes)} volume{'s' * (len(volumes) != 1)} in {folder}")
+    say(f"{len(volumes)} volume{'s' * (len(volumes) != 1)} in {folder}")
     return volumes.paths
 
 

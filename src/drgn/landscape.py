@@ -15,7 +15,7 @@ density; it is not a physical free energy.
 from pathlib import Path
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 
 
 def landscape(
@@ -105,10 +105,10 @@ def landscape(
     )
     share = ", ".join(f"PC{i + 1} {value:.0%}" for i, value in enumerate(found.pca.share[:3]))
     mapping = found.mapping
-    print(f"{len(found.rows)} maps of {found.mask.shape[0]} voxels; of their variance: {share}.")
-    print(f"{int(found.clustering.labels.max()) + 1} clusters of maps.")
-    print(f"All particles placed by {mapping.name}; held-out R2 {mapping.scores[mapping.name]:.3f}.")
-    print(f"Report: {report}")
+    say(f"{len(found.rows)} maps of {found.mask.shape[0]} voxels; of their variance: {share}.")
+    say(f"{int(found.clustering.labels.max()) + 1} clusters of maps.")
+    say(f"All particles placed by {mapping.name}; held-out R2 {mapping.scores[mapping.name]:.3f}.")
+    say(f"Report: {report}")
     return report
 
 

@@ -10,7 +10,7 @@ grown by 25 A, a cosine edge of 15 A outside that.
 from pathlib import Path
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 
 
 def mask(*, map: Path, output: Path, threshold: float | None, dilate_A: float, edge_A: float) -> Path:
@@ -56,7 +56,7 @@ def mask(*, map: Path, output: Path, threshold: float | None, dilate_A: float, e
             f" densities go from {density.min():.4g} to {density.max():.4g}: give a threshold between them."
         ) from None
     write_volume(output, made.numpy(), given.pixel_size_A)
-    print(
+    say(
         f"{output}: {float(made.mean()):.1%} of the box, {float((made == 1).float().mean()):.1%} without edge"
     )
     return output

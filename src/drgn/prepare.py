@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from drgn.command import command
+from drgn.errors import say
 from drgn.signature import build
 
 
@@ -49,32 +50,32 @@ def prepare(*, dataset: Mapping[str, Any], check_only: bool, output: Path | None
     data = build({k: v for k, v in dataset.items() if k != "simulate"}, trust=trust, key="dataset")
     particles = data.particles
     for what, how_many in input_counts(particles, dataset):
-        print(f"{what:<14}{how_many}")
+        say(f"{what:<14}{how_many}")
     box_size = data.box_size
-    print(f"{'training box':<14}{box_size} px", flush=True)
+    say(f"{'training box':<14}{box_size} px", flush=True)
     if particles.source.mapping:
-        print(particles.source.mapping)
+        say(particles.source.mapping)
     if not dataset.get("preflight", True):
-        print("preflight=false: the conventions are not checked")
+        say("preflight=false: the conventions are not checked")
     elif particles.has_poses:
         report = data.preflight(anew=True)
-        print(f"{'score':>10}  against as read, in standard errors")
-        print(f"{report.gain:10.3g}  {'':>6}  as the file is read")
+        say(f"{'score':>10}  against as read, in standard errors")
+        say(f"{report.gain:10.3g}  {'':>6}  as the file is read")
         for choice in report.choices:
-            print(f"{choice.gain:10.3g}  {choice.z:+6.0f}  {choice.name}")
+            say(f"{choice.gain:10.3g}  {choice.z:+6.0f}  {choice.name}")
     else:
-        print("no poses: the conventions are not checked")
+        say("no poses: the conventions are not checked")
     if check_only:
         return data.cache
     if output is not None:
         with PrepareProgress() as shown:
             write_downsampled(data.particles, output, box_size, progress=shown.update)
         dark = (data.particles.table["data_sign"] < 0).all()
-        print(f"written: {output}" + ("; protein is dark in it: dataset.data_sign=-1" if dark else ""))
+        say(f"written: {output}" + ("; protein is dark in it: dataset.data_sign=-1" if dark else ""))
         return output
     stack = data.prepare()
     rejected = len(stack.meta.rejected)
-    print(
+    say(
         f"prepared: {stack.folder}, {stack.meta.n:,} images of {stack.meta.pixel_size_A:.4g} A per pixel"
         + (f", {rejected:,} of them constant, not finite or too loud and left out" if rejected else "")
     )

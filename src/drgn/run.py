@@ -25,6 +25,8 @@ from drgn.data.datamodule import ParticleDataModule
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
 from drgn.formats.cryodrgn_run import is_run
+from drgn.formats.documents import read_json, read_yaml
+from drgn.formats.inside import require_inside
 from drgn.formats.particles import Particles
 from drgn.hints import leaves
 from drgn.models.halves import Halves
@@ -32,6 +34,7 @@ from drgn.models.reconstructor import Reconstructor
 from drgn.physics.grids import half_lattice
 from drgn.signature import build
 from drgn.training import precision
+from drgn.training.checkpoint import checked_config, load_weights, read_facts, read_latents, require_fitting
 from drgn.training.decode import decode
 from drgn.training.encode import Encoded, Latents
 
@@ -82,6 +85,7 @@ class Run:
     ) -> Self:
         """Start a run folder, or take one up again, and record what made it."""
         path.mkdir(parents=True, exist_ok=True)
+        require_inside(path, path)
         plain: dict[str, Any] = json.loads(json.dumps(config, default=str))
         _write(path / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
         provenance = {
@@ -148,8 +152,7 @@ class Run:
     @cached_property
     def info(self) -> dict[str, Any]:
         """What run.json records."""
-        content: dict[str, Any] = json.loads((self.path / "run.json").read_text())
-        return content
+        return read_facts(self.path / "run.json")
 
     @property
     def box_size(self) -> int:
@@ -198,13 +201,14 @@ class Run:
     def folder(self, *parts: str) -> Path:
         """A folder below the run, made where it is missing."""
         path = self.place(*parts)
+        require_inside(path, self.path)
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def record(self, **facts: Any) -> None:
         """Add to run.json."""
         path = self.path / "run.json"
-        content = json.loads(path.read_text()) if path.is_file() else {}
+        content = read_json(path) if path.is_file() else {}
         _write(path, json.dumps({**content, **facts}, indent=2, default=str))
         self.__dict__.pop("info", None)
 
@@ -212,8 +216,12 @@ class Run:
     def datamodule(self) -> ParticleDataModule:
         """The data the run was trained on."""
         node = {k: v for k, v in self.config["dataset"].items() if k != "simulate"}
-        module = build(node, trust=self._trust, key="dataset", half_sets=self.config.get("half_sets"))
-        assert isinstance(module, ParticleDataModule)
+        try:
+            module = build(node, trust=self._trust, key="dataset", half_sets=self.config.get("half_sets"))
+        except InputError as error:
+            raise InputError(f"{self.path / 'config.yaml'}: {error}") from None
+        if not isinstance(module, ParticleDataModule):
+            raise InputError(f"{self.path / 'config.yaml'}: dataset names no particles")
         return module
 
     def particles(self) -> Particles:
@@ -222,15 +230,13 @@ class Run:
 
     def model(self, device: str | torch.device = "cpu") -> Reconstructor | Halves:
         """The model of the best checkpoint, ready to decode."""
+        checkpoint = self.best_checkpoint
+        require_fitting(self.config, checkpoint)
         model = build_reconstructor(
             self.config, box_size=self.box_size, n_particles=int(self.info["n_particles"]), trust=self._trust
         )
-        checkpoint = self.best_checkpoint
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        prefix = "reconstructor."
-        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         try:
-            model.load_state_dict(weights)
+            model.load_state_dict(load_weights(checkpoint))
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise InputError(f"{checkpoint} does not fit the run's config.yaml: {reason}") from None
@@ -252,11 +258,7 @@ class Run:
         InputError
             The run has not been encoded.
         """
-        path = self.path / "latents.npz"
-        if not path.is_file():
-            raise InputError(f"{path} is not there: run `drgn encode run={self.path}` first")
-        with np.load(path, allow_pickle=False) as arrays:
-            return Latents(**{name: arrays[name] for name in arrays.files})
+        return read_latents(self.path / "latents.npz", self.zdim)
 
     def volumes(
         self, z: NDArray[np.floating[Any]], device: str = "cpu", box_size: int | None = None
@@ -388,11 +390,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"run={folder}: expected a folder that drgn train made, with config.yaml and run.json in it,"
             " or one of cryoDRGN"
         )
-    try:
-        config: dict[str, Any] = yaml.safe_load(config_file.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{config_file} is not YAML ({str(error).splitlines()[0]})") from None
-    return config
+    return checked_config(read_yaml(config_file), config_file)
 
 
 def _write(path: Path, text: str) -> None:

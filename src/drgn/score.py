@@ -33,7 +33,7 @@ Of any other program, from plain files (.npy, .npz, .pkl, .csv or text), with ma
 from pathlib import Path
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 
 
 def score(
@@ -125,13 +125,13 @@ def score(
     if choice is not None:
         more, said = scores.of_maps(subject, choice, volumes, errors, folder)
         found |= more
-        print("\n".join(said), end="\n" * bool(said))
+        say("\n".join(said), end="\n" * bool(said))
     if oracle:
         box_size = int(found.get("fsc_box_size", subject.truth.box_size))
         found |= of_ceiling(subject, choice, oracle_images, box_size, folder, seed)
     scores.write_scores(found, folder / "score.json")
-    print(scores.printed(found))
-    print(f"Tables and pictures: {folder}")
+    say(scores.printed(found))
+    say(f"Tables and pictures: {folder}")
     return found
 
 

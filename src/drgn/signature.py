@@ -14,7 +14,26 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from drgn.errors import InputError
 
-_TRUSTED = ("drgn", "torch", "pytorch_lightning")
+# where the components are. No more of the three libraries: drgn.generate.generate opens another run with a
+# trust of its own, and torch.distributed has a class whose constructor starts a program
+_TRUSTED = (
+    "drgn.data.datamodule",
+    "drgn.formats.atoms",
+    "drgn.models",
+    "drgn.simulation.models",
+    "drgn.simulation.molecules",
+    "drgn.simulation.motions",
+    "drgn.simulation.populations",
+    "drgn.training.schedules",
+    "torch.nn",
+    "torch.optim",
+    "pytorch_lightning.callbacks",
+    "pytorch_lightning.loggers",
+    "pytorch_lightning.profilers",
+    "pytorch_lightning.strategies",
+    "pytorch_lightning.trainer",
+)
+_TOP = "pytorch_lightning"  # under whose name alone the trainer is known
 _NOUNS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
 
 
@@ -91,8 +110,8 @@ def build(node: Mapping[str, Any], *, trust: Sequence[str] = (), key: str = "", 
         with a `_target_` among the values are built first. With `_partial_: true` the result is a
         functools.partial that waits for the rest of the arguments.
     trust
-        Module prefixes that `_target_` may name besides drgn, torch and pytorch_lightning: a configuration
-        can be a stranger's, and its targets are executed.
+        Module prefixes that `_target_` may name besides the components of drgn, torch and pytorch_lightning:
+        a configuration can be a stranger's, and its targets are executed.
     key
         Where `node` stands in the whole configuration, for instance "model.decoder"; errors name it.
     **runtime
@@ -133,11 +152,12 @@ def resolve(name: str, *, trust: Sequence[str] = (), key: str = "") -> Callable[
     """
     target_key = _join(key, "_target_")
     trusted = (*_TRUSTED, *trust)
-    module, _, attribute = str(name).rpartition(".")
-    if not _below(module, trusted):
+    name = str(name)
+    module, _, attribute = name.rpartition(".")
+    if not _below(module, trusted) and module != _TOP:
         raise InputError(
-            f"{target_key}={name} is outside {', '.join(_TRUSTED)}; if you trust that code, add"
-            f" trust=[{name.split('.')[0]}]."
+            f"{target_key}={name} is outside the components of drgn, torch and pytorch_lightning; if you"
+            f" trust that code, add trust=[{name.split('.')[0]}]."
         )
     try:
         target = getattr(importlib.import_module(module), attribute)
@@ -146,9 +166,10 @@ def resolve(name: str, *, trust: Sequence[str] = (), key: str = "") -> Callable[
             raise  # the module is there, something that it imports is not
         raise InputError(f"{target_key}={name}: there is no such class or function.") from None
     # torch.os.system is not torch's, and of the libraries only classes: torch.hub.load runs any code
-    ours = inspect.isclass(target) or (inspect.isfunction(target) and not _below(module, _TRUSTED[1:]))
+    library = _below(module, ("torch", _TOP)) and not _below(module, trust)
+    ours = inspect.isclass(target) or (inspect.isfunction(target) and not library)
     if not ours or not _below(target.__module__, trusted):
-        raise InputError(f"{target_key}={name} is not a class or function of {', '.join(trusted)}.")
+        raise InputError(f"{target_key}={name} is not a class or function that a configuration may name.")
     return target  # type: ignore[no-any-return]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drgn.command import bind, build, command, compose
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 from drgn.hints import leaves
 
 
@@ -89,7 +89,7 @@ def simulate(
         seed=seed,
         options=options,
     )
-    print(f"simulated {n_particles:,} images of {box_size} px: {star}")
+    say(f"simulated {n_particles:,} images of {box_size} px: {star}")
     return star
 
 

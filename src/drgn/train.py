@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drgn.command import command, compose
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 from drgn.signature import build
 
 _MEASURED = 100_000  # images that the functions of a nuisance penalty are made white over
@@ -112,6 +112,7 @@ def train(
         ProgressBar,
         Throughput,
     )
+    from drgn.training.checkpoint import load
     from drgn.training.encode import encode, gathered
     from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
@@ -127,7 +128,7 @@ def train(
     particles = data.particles
     particles.require_images()
     if particles.source.mapping:
-        print(particles.source.mapping, file=sys.stderr)
+        say(particles.source.mapping, file=sys.stderr)
 
     def model(**measured: Any) -> Reconstructor | Halves:
         return build_reconstructor(
@@ -147,12 +148,12 @@ def train(
     if settings["precision"] == "auto":
         gpu = settings["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available()
         settings["precision"], said = precision.choose(torch.device("cuda" if gpu else "cpu"))
-        print(f"precision {settings['precision']}: {said}", file=sys.stderr)
+        say(f"precision {settings['precision']}: {said}", file=sys.stderr)
         config["trainer"] = settings
     data.prepare_data()
     rejected = data.rejected
     if rejected:
-        print(
+        say(
             f"{len(rejected)} images are constant or not finite and are left out: {', '.join(rejected[:16])}",
             file=sys.stderr,
         )
@@ -187,9 +188,7 @@ def train(
                 images = refinement.dataset
             if isinstance(reconstructor.latent, TableLatent):
                 fill(reconstructor.latent, bases, images)
-        print(
-            f"warm start: {len(bases[0].density)} volumes in {time.perf_counter() - began:.0f} s", flush=True
-        )
+        say(f"warm start: {len(bases[0].density)} volumes in {time.perf_counter() - began:.0f} s", flush=True)
     module = ReconstructionModule(reconstructor, *steps)
     monitor = "heldout/loss" if len(data.rows(heldout=True)) else "train/loss_epoch"
     checkpoint = pl.callbacks.ModelCheckpoint
@@ -229,10 +228,13 @@ def train(
         raise
     except (MisconfigurationException, ValueError) as error:
         raise InputError(f"trainer: {str(error).splitlines()[0]}") from None
-    print(_summary(data, reconstructor, run.path), flush=True)
+    say(_summary(data, reconstructor, run.path), flush=True)
     loaders = Loaders(data, fit="accumulate_grad_batches" not in settings, memory_GB=memory_GB)
+    last = run.last_checkpoint if resume else None
+    if last is not None:
+        load(last)  # a spoilt or malicious one is told of in a sentence
     try:
-        fitter.fit(module, loaders, ckpt_path=run.last_checkpoint if resume else None, weights_only=True)
+        fitter.fit(module, loaders, ckpt_path=last, weights_only=True)
     except RuntimeError as error:
         if not lost(error):
             raise
@@ -244,7 +246,7 @@ def train(
         if not fitter.interrupted:
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(f"interrupted; the same command with output={run.path} goes on", file=sys.stderr)
+        say(f"interrupted; the same command with output={run.path} goes on", file=sys.stderr)
         raise KeyboardInterrupt from None
     fitter.strategy.barrier()  # the checkpoints are written
     loader = data.predict_dataloader()
@@ -272,7 +274,7 @@ def train(
     if isinstance(reconstructor.pose, RefinedPose):
         refined(particles, run.model().pose, data.dataset).save(run.place("poses.star"))
     run.save_latents(encoded, data.heldout)
-    print(f"best {monitor} {score:.5f}; run folder {run.path}", flush=True)
+    say(f"best {monitor} {score:.5f}; run folder {run.path}", flush=True)
     if analyze:
         _analyze(run.path, trust)
     return score
@@ -288,7 +290,7 @@ def _analyze(path: Path, trust: list[str]) -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
-        print("no analysis: it needs `pip install drgn[analyze]`; then: drgn analyze run=" + str(path))
+        say("no analysis: it needs `pip install drgn[analyze]`; then: drgn analyze run=" + str(path))
         return
     analyze(**{**_options("analyze"), "run": path, "trust": trust, "output": None})
 
@@ -327,6 +329,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*litlogger.*")
     warnings.filterwarnings("ignore", message=".*run with no optimizer.*")  # volumes of a basis alone
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
 
 

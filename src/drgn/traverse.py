@@ -19,7 +19,7 @@ movie) and traverse.json (how the path was found; the contour level). An .mp4 ne
 from pathlib import Path
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 
 
 def traverse(
@@ -149,7 +149,7 @@ def traverse(
         view=view,
         level=level,
     )
-    print("\n".join([*said, f"Path: {folder}"]))
+    say("\n".join([*said, f"Path: {folder}"]))
     return folder
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from drgn.command import command
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 
 
 def validate(
@@ -131,8 +131,8 @@ def validate(
     made = [folder / state.name / "map.mrc" for state in chosen]
     results.tell_apart(rows, paths, made, opened.pixel_size_A)
     results.write_table(rows, folder / "states.csv")
-    print("\n".join(str(row["sentence"]) for row in rows))
-    print(f"Maps, curves and pictures: {folder}")
+    say("\n".join(str(row["sentence"]) for row in rows))
+    say(f"Maps, curves and pictures: {folder}")
     return folder
 
 

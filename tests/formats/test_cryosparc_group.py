@@ -189,7 +189,7 @@ def test_a_file_that_is_no_csg_is_a_sentence(tmp_path, text):
 
 def test_a_csg_runs_no_code(tmp_path):
     (tmp_path / "any.csg").write_text(f"!!python/object/apply:os.mkdir ['{tmp_path / 'harm'}']")
-    with pytest.raises(InputError, match="cannot be read as a cryoSPARC results group"):
+    with pytest.raises(InputError, match="is not YAML that can be read"):
         Particles.from_file(tmp_path / "any.csg")
     assert not (tmp_path / "harm").exists()
 

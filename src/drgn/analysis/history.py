@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from drgn.errors import InputError
+
 _MEANT = 0.02  # of all that the held-out loss gains, what counts as a change
 
 
@@ -105,11 +107,14 @@ def _from_events(path: Path) -> pd.DataFrame:
 def _from_csv(path: Path) -> pd.DataFrame:
     """Losses of each epoch (from 0) in one metrics.csv of Lightning."""
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path).apply(pd.to_numeric, errors="coerce")
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is not a table of losses ({str(error).strip()}).") from None
     if "epoch" not in table:
         return pd.DataFrame()
+    table = table[table["epoch"].between(0, 1e9)]
     return table.groupby("epoch").last().filter([name for name in table if _is_loss(name)])
 
 

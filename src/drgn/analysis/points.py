@@ -10,6 +10,7 @@ import numpy as np
 from drgn.analysis import clusters
 from drgn.analysis.selection import read_labels
 from drgn.errors import InputError
+from drgn.formats.npz import read_npy
 
 if TYPE_CHECKING:
     from drgn.run import Run
@@ -121,7 +122,7 @@ def from_file(path: Path, zdim: int) -> np.ndarray:
         raise InputError(f"z_file={path}: there is no such file.")
     try:
         if path.suffix == ".npy":
-            points = np.load(path, allow_pickle=False)
+            points = read_npy(path)
         else:
             lines = [line for line in path.read_text().replace(",", " ").splitlines() if line.strip()]
             points = np.loadtxt(lines, ndmin=2) if lines else np.zeros((0, zdim))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
 
 import numpy as np
 
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
+from drgn.formats.npz import read_npz
 
 if TYPE_CHECKING:
     from drgn.analysis.clusters import Clusters
@@ -110,12 +110,14 @@ def _read_arrays(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.")
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return file["key"], file[name]
-    except (ValueError, OSError, KeyError, EOFError, BadZipFile):
+        arrays = read_npz(path, ("key", name))
+    except InputError as error:
         raise InputError(
-            f"{path} is not a file of {name}s; expected a .npz with the arrays key and {name}."
+            f"{path} is not a file of {name}s; expected a .npz with the arrays key and {name} ({error})"
         ) from None
+    if len({array.shape[:1] for array in arrays.values()}) != 1 or arrays["key"].shape == ():
+        raise InputError(f"{path}: its arrays key and {name} are not of the same particles.")
+    return arrays["key"], arrays[name]
 
 
 def by_key(values: np.ndarray, key: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -190,11 +192,12 @@ def umap_of_analysis(folder: Path, key: np.ndarray) -> np.ndarray | None:
     path = folder / EMBEDDING
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as file:
-        if "umap" not in file.files or file["umap"].shape[1] != 2:
-            return None
-        at, found = _find(file["key"], key)
-        return file["umap"][at] if found.all() else None
+    arrays = read_npz(path)
+    umap, known = arrays.get("umap"), arrays.get("key")
+    if umap is None or known is None or umap.shape != (len(known), 2) or umap.dtype.kind != "f":
+        return None
+    at, found = _find(known, key)
+    return umap[at] if found.all() else None
 
 
 def in_clusters(labels: np.ndarray, clusters: list[int]) -> np.ndarray:

@@ -19,7 +19,7 @@ from drgn.analysis.pictures import telling_view
 from drgn.analysis.render import VIEWS, isosurface_level
 from drgn.analysis.volumes import VolumeFiles, write_volumes
 from drgn.errors import InputError
-from drgn.formats.atomic import replacing
+from drgn.formats.atomic import for_spreadsheets, replacing
 
 if TYPE_CHECKING:
     from drgn.run import Latents, Run
@@ -246,7 +246,7 @@ def _write_points(
         **{f"z{i + 1}": path.z[:, i] for i in range(path.z.shape[1])},
     }
     with replacing(folder / "z.csv") as temporary:
-        pd.DataFrame(columns).to_csv(temporary, index=False, float_format="%.7g")
+        for_spreadsheets(pd.DataFrame(columns)).to_csv(temporary, index=False, float_format="%.7g")
     with replacing(folder / "path.npz") as temporary:
         np.savez(
             temporary,

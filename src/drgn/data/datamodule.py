@@ -18,7 +18,7 @@ from drgn.data.halves import halves_of, require_whole_particles
 from drgn.data.preflight import Report, digest, preflight, require_sound
 from drgn.data.prepared import PreparedStack, prepare
 from drgn.data.progress import CheckProgress, PrepareProgress
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 from drgn.formats.atomic import replacing
 from drgn.formats.memory import give_back
 from drgn.formats.mrc import read_cubic
@@ -185,7 +185,7 @@ class ParticleDataModule:
                 self.particles, consensus=consensus, settings=self._options, progress=shown.update
             )
         for line in report.lines():
-            print(line, file=sys.stderr)
+            say(line, file=sys.stderr)
         require_sound(report, str(self._path))
         with replacing(record) as temporary:
             temporary.write_text(json.dumps(asdict(report)))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from drgn.errors import InputError
 from drgn.formats.particles import Particles
 
 FILE = "particles.parquet"
@@ -68,7 +69,7 @@ def write(
 
 def keys(folder: Path) -> "pd.Series[str]":
     """Return the key of each row of a prepared stack."""
-    return pd.read_parquet(folder / FILE, columns=["key"])["key"]
+    return _read(folder, ["key"])["key"]
 
 
 def find_rows(
@@ -93,7 +94,9 @@ def find_rows(
     data_sign, field
         (N,) how they must have been treated: sign, and number of the field of view.
     """
-    kept = pd.read_parquet(folder / FILE, columns=["stack", "image_index", "data_sign", "field"])
+    kept = _read(folder, ["stack", "image_index", "data_sign", "field"])
+    if not len(kept) or any(kept[name].dtype.kind not in "iu" for name in kept):
+        raise InputError(f"{folder / FILE} is damaged; remove {folder} and prepare again.")
     number = {source: i for i, source in enumerate(sources)}  # equal only where size and date are the same
     number_of_file = np.array([number.get(file, -1) for file in files], dtype=np.int64)
     known = (kept["stack"].to_numpy(np.int64) << 32) | kept["image_index"].to_numpy(np.int64)
@@ -109,3 +112,11 @@ def find_rows(
         & (kept["field"].to_numpy()[row] == field)
     )
     return np.where(found, row, -1)
+
+
+def _read(folder: Path, columns: list[str]) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(folder / FILE, columns=columns)[columns]
+    except Exception as error:  # a damaged file can raise nearly anything
+        reason = (str(error).splitlines() or ["?"])[0]
+        raise InputError(f"{folder / FILE} cannot be read ({reason}); prepare again.") from None

@@ -35,6 +35,7 @@ from drgn import __version__
 from drgn.data import building, identity
 from drgn.data.building import Cost, Plan
 from drgn.data.fields import Field, fields_of, require_box_size
+from drgn.data.header import read_meta, summary
 from drgn.data.identity import SourceFile
 from drgn.data.transform import FieldTransform
 from drgn.errors import InputError
@@ -148,7 +149,7 @@ class PreparedStack:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.meta = Meta(**json.loads((folder / "meta.json").read_text()))
+        self.meta = read_meta(folder, Meta)
         self.lattice = half_lattice(self.meta.box_size, 2)
         shape = (self.meta.n, len(self.lattice), 2)
         with open(folder / "images.f16", "rb") as file:
@@ -272,7 +273,7 @@ def _finished(
         return PreparedStack(folder)
     others = [path.parent for path in sorted(cache.glob("*/meta.json")) if path.parent.suffix != ".partial"]
     for other in others:
-        meta = json.loads((other / "meta.json").read_text())
+        meta = summary(other)
         if (meta.get("format"), meta.get("box_size"), meta.get("window")) != (_FORMAT, box_size, window):
             continue
         if not set(files) <= {SourceFile(*source) for source in meta["sources"]}:

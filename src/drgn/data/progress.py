@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from drgn.data.building import Cost
+from drgn.errors import say
 
 
 class PrepareProgress:
@@ -31,7 +32,7 @@ class PrepareProgress:
 
     def say(self, cost: Cost) -> None:
         """Tell what it will cost."""
-        print(f"preparing {cost}", file=sys.stderr, flush=True)
+        say(f"preparing {cost}", file=sys.stderr, flush=True)
         self._started = time.perf_counter()
 
     def update(self, done: int, total: int) -> None:
@@ -54,7 +55,7 @@ class PrepareProgress:
             self._bar.update(self._task, completed=done, speed=f"{speed:,.0f}")
         if done == total:
             self._stop()
-            print(f"prepared {total:,} images in {elapsed:.1f} s", file=sys.stderr, flush=True)
+            say(f"prepared {total:,} images in {elapsed:.1f} s", file=sys.stderr, flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -12,7 +12,7 @@ import pandas as pd
 from drgn.analysis.volumes import VolumeFiles
 from drgn.evidence.pictures import curves, views
 from drgn.evidence.validation import Evidence, differences
-from drgn.formats.atomic import replacing
+from drgn.formats.atomic import for_spreadsheets, replacing
 from drgn.formats.mrc import write_volume
 from drgn.physics.fsc import Correlations, resolution_A
 from drgn.scoring import resolution
@@ -107,7 +107,9 @@ def write_table(rows: Sequence[dict[str, object]], path: Path) -> None:
     columns.append("sentence")
     with replacing(path) as temporary:
         table = pd.DataFrame(rows, columns=columns)
-        table.astype({"n_particles": "Int64"}).to_csv(temporary, index=False, float_format="%.5g")
+        for_spreadsheets(table.astype({"n_particles": "Int64"})).to_csv(
+            temporary, index=False, float_format="%.5g"
+        )
 
 
 def _resolutions(pair: Correlations, found: Evidence) -> dict[str, dict[str, float | None]]:

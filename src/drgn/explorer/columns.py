@@ -108,7 +108,13 @@ class Columns:
 
     def _make(self, name: str) -> np.ndarray:
         letter, _, number = name.partition("PC") if name.startswith("PC") else name.partition("z")
-        if not letter and number.isdigit() and 1 <= int(number) <= self.z.shape[1]:
+        if (
+            not letter
+            and number.isdecimal()
+            and number.isascii()
+            and len(number) < 6
+            and 1 <= int(number) <= self.z.shape[1]
+        ):
             source = self.axes.coordinates if name.startswith("PC") else self.z
             return source[:, int(number) - 1]
         if name in ("UMAP1", "UMAP2") and self._umap is not None:

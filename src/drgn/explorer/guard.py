@@ -87,7 +87,10 @@ class Guard:
 
 async def body(request: Request, limit: int) -> bytes:
     """Read the body of a request, of so many bytes at most; raises TooLarge."""
-    if int(request.headers.get("content-length") or 0) > limit:
+    told = request.headers.get("content-length") or "0"
+    if not (told.isascii() and told.isdigit() and len(told) < 20):
+        raise InputError("The length of the request is no number.")
+    if int(told) > limit:
         raise TooLarge(limit)
     parts, size = [], 0
     async for part in request.stream():
@@ -107,8 +110,12 @@ def below(folder: Path, name: str) -> Path:
         It is not below it, links followed, or is not there.
     """
     root = folder.resolve()
-    path = (root / name).resolve()
-    if not path.is_relative_to(root) or not path.is_file():
+    try:
+        path = (root / name).resolve()
+        found = path.is_relative_to(root) and path.is_file()
+    except (ValueError, OSError, RuntimeError):  # a zero byte, a name that is too long, links in a circle
+        found = False
+    if not found:
         raise InputError(f"There is no file {name[:200]} among the results of the explorer.")
     return path
 

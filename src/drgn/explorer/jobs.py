@@ -99,6 +99,8 @@ class Jobs:
         with self._lock:
             if sum(job.state == "running" for job in self) >= _MOST_RUNNING:
                 raise InputError(f"{_MOST_RUNNING} jobs are running: wait for one, or cancel it.")
+            # modules are not looked for in the current folder, a stranger's perhaps, unless one is trusted
+            alone = {} if "trust" in options else {"PYTHONSAFEPATH": "1"}
             process = subprocess.Popen(
                 [sys.executable, "-u", "-m", f"drgn.{verb}", *words],
                 stdin=subprocess.DEVNULL,
@@ -106,7 +108,7 @@ class Jobs:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                env={**os.environ, "COLUMNS": "200"},
+                env={**os.environ, "COLUMNS": "200"} | alone,
                 start_new_session=True,  # so that its own processes end with it
             )
             job = Job(next(self._numbers), title, f"drgn {verb} {' '.join(words)}", output, process)

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from drgn.errors import InputError
 from drgn.explorer.guard import Guard, TooLarge, below, body, refused
-from drgn.explorer.session import Session
+from drgn.explorer.session import Session, numbers
 
 STATIC = Path(__file__).parent / "static"
 LARGEST_REQUEST = 1 << 20
@@ -90,10 +90,11 @@ class _Routes:
 
     async def images(self, request: Request) -> Response:
         asked = await _json(request)
-        rows = np.asarray(asked.get("rows", []), np.int64)
-        if rows.ndim != 1 or (len(rows) and not (rows.min() >= 0 and rows.max() < self.session.n)):
+        listed = asked.get("rows", [])
+        if not isinstance(listed, list) or not all(self.session.is_row(row) for row in listed):
             raise InputError("rows: expected rows of the particle table.")
-        lowpass_A = float(asked.get("lowpass_A", 20))
+        rows = np.array(listed, np.int64)
+        lowpass_A = numbers([asked.get("lowpass_A", 20)], "lowpass_A").item()
         grey, names = await run_in_threadpool(self.session.decoder.images, rows, lowpass_A)
         shape = ",".join(map(str, grey.shape))
         return _binary(grey.tobytes(), {"X-Shape": shape, "X-Panels": ",".join(names)})
@@ -162,7 +163,7 @@ class _Routes:
 async def _json(request: Request) -> dict[str, Any]:
     try:
         found = json.loads(await body(request, LARGEST_REQUEST) or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise InputError("Expected a JSON object.")

@@ -17,6 +17,7 @@ from drgn.explorer.columns import Columns
 from drgn.explorer.decoding import Decoder, mrc_bytes
 from drgn.explorer.jobs import Job, Jobs
 from drgn.explorer.selections import Selections, named
+from drgn.formats.inside import require_inside
 from drgn.run import Run
 
 
@@ -36,6 +37,7 @@ class Session:
             raise InputError(f"{run.path} has no latent (latent=none): drgn generate writes its one volume.")
         self.run, self.trust = run, trust
         self.folder = run.place("explorer")  # everything that the page keeps
+        require_inside(self.folder, run.path)
         self.decoder, self.jobs = Decoder(run), Jobs()
         self._lock = threading.Lock()
         self._columns: tuple[Any, Columns | None] = (None, None)
@@ -117,12 +119,18 @@ class Session:
             self._logged = (sizes, losses(self.run.path))
         return self._logged[1]
 
+    def is_row(self, row: Any) -> bool:
+        """Whether a value from the page is a row of the table."""
+        return type(row) is int and 0 <= row < self.n
+
     def point(self, request: dict[str, Any]) -> np.ndarray:
         """The latent (Z,) that {"row": 3} or {"z": [...]} means."""
+        if not isinstance(request, dict):
+            raise InputError("A point is given as a row or as z.")
         if "z" in request:
-            return np.asarray(request["z"], np.float32)
+            return numbers(request["z"], "z")
         row = request.get("row")
-        if not isinstance(row, int) or not 0 <= row < self.n:
+        if not self.is_row(row):
             raise InputError(f"row={row}: expected 0 to {self.n - 1}.")
         return self.required().z[row]
 
@@ -146,7 +154,7 @@ class Session:
             "analyze": self._analyze,
         }
         kind = request.get("kind")
-        if kind not in makers:
+        if not isinstance(kind, str) or kind not in makers:
             raise InputError(f"kind={kind}: expected {', '.join(makers)}.")
         return makers[kind](request)
 
@@ -220,8 +228,22 @@ class Session:
         }
 
 
+def numbers(value: Any, name: str) -> np.ndarray:
+    """A list of finite numbers (M,) from the page, as float32.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
+    listed = value if isinstance(value, list) else [None]
+    if not all(type(item) in (int, float) and abs(item) < 1e30 for item in listed):
+        raise InputError(f"{name}: expected finite numbers.")
+    return np.array(listed, np.float32)
+
+
 def _whole(request: dict[str, Any], name: str, low: int, high: int) -> int:
     value = request.get(name)
-    if not isinstance(value, int) or not low <= value <= high:
+    if type(value) is not int or not low <= value <= high:
         raise InputError(f"{name}={value}: expected a whole number from {low} to {high}.")
     return value

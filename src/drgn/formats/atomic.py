@@ -32,4 +32,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a .csv of six digits."""
     with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+        for_spreadsheets(table).to_csv(temporary, index=False, float_format="%.6g")
+
+
+def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a quote before each text that a spreadsheet would carry out as a formula."""
+
+    def quoted(value: object) -> object:
+        return (
+            f"'{value}"
+            if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+            else value
+        )
+
+    texts = {str(name): table[name].map(quoted) for name in table if table[name].dtype.kind not in "biufcmM"}
+    return table.assign(**texts).rename(columns=quoted)

@@ -1,7 +1,10 @@
 """Atomic models: .pdb and .cif (through gemmi), .npz of coordinates, CHARMM's .psf with .dcd trajectories."""
 
 import fnmatch
+import gzip
 import os
+import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgn.errors import InputError
+from drgn.formats.npz import read_npz
 
 StrPath = str | os.PathLike[str]
+
+_UNPACKED_BYTES = 1 << 28  # of a compressed model; a ribosome has 30 million
 
 # the elements of proteins, nucleic acids and their ions; weight in daltons, for files that give masses only
 _ELEMENTS = {
@@ -148,8 +154,10 @@ def read_dcd(path: StrPath) -> NDArray[np.float64]:
         )
     try:
         at = 92
-        at += int(np.frombuffer(raw, integer, 1, offset=at)[0]) + 8  # titles
+        at += max(int(np.frombuffer(raw, integer, 1, offset=at)[0]), 0) + 8  # titles
         n = int(np.frombuffer(raw, integer, 1, offset=at + 4)[0])
+        if not 0 < n <= len(raw):
+            raise ValueError
     except ValueError:
         raise InputError(f"{name} is truncated: it ends within its header.") from None
     at += 12
@@ -191,23 +199,35 @@ def _read_gemmi(name: str) -> AtomicModel:
     except ModuleNotFoundError:
         raise InputError(f"{name}: reading .pdb and .cif needs gemmi; `pip install drgn[atoms]`.") from None
     try:
-        structure = gemmi.read_structure(name)
-    except (RuntimeError, ValueError, OSError) as error:
+        with tempfile.TemporaryDirectory() as folder:
+            plain = name
+            if name.endswith(".gz"):  # gemmi's own way to unpack does not end on some damaged files
+                plain = os.path.join(folder, os.path.basename(name).removesuffix(".gz"))
+                Path(plain).write_bytes(_unpacked(name))
+            structure = gemmi.read_structure(plain)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything
         raise InputError(
-            f"{name} cannot be read as an atomic model ({str(error).splitlines()[0]})."
+            f"{name} cannot be read as an atomic model ({(str(error).splitlines() or ['?'])[0]})."
         ) from None
-    structure.remove_alternative_conformations()
-    structure.remove_waters()
-    structure.remove_empty_chains()
-    rows: list[list[tuple[Any, ...]]] = [
-        [
-            (*atom.pos.tolist(), _atomic_number(atom, residue.name), chain.name, residue.seqid.num)
-            for chain in model
-            for residue in chain
-            for atom in residue
+    try:
+        structure.remove_alternative_conformations()
+        structure.remove_waters()
+        structure.remove_empty_chains()
+        rows: list[list[tuple[Any, ...]]] = [
+            [
+                (*atom.pos.tolist(), _atomic_number(atom, residue.name), chain.name, residue.seqid.num or 0)
+                for chain in model
+                for residue in chain
+                for atom in residue
+            ]
+            for model in structure
         ]
-        for model in structure
-    ]
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{name} has a name that is not text in UTF-8; convert it (iconv -t UTF-8)."
+        ) from None
     if not rows or not rows[0]:
         raise InputError(f"{name} has no atoms.")
     if len({len(atoms) for atoms in rows}) > 1:
@@ -230,6 +250,18 @@ def _read_gemmi(name: str) -> AtomicModel:
     )
 
 
+def _unpacked(name: str) -> bytes:
+    """Return what a compressed file holds; refuse one that holds more than any atomic model."""
+    try:
+        with gzip.open(name) as file:
+            content = file.read(_UNPACKED_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{name} cannot be unpacked ({error}); fetch it again.") from None
+    if len(content) > _UNPACKED_BYTES:
+        raise InputError(f"{name} unpacks to more than {_UNPACKED_BYTES} bytes, which is no atomic model.")
+    return content
+
+
 def _atomic_number(atom: Any, residue: str) -> int:
     """Atomic number; in residues of polymers by the first letter of the atom's name.
 
@@ -246,11 +278,7 @@ def _atomic_number(atom: Any, residue: str) -> int:
 
 
 def _read_npz(name: str) -> AtomicModel:
-    try:
-        with open(name, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except Exception as error:  # a damaged archive can raise nearly anything
-        raise InputError(f"{name} cannot be read as an .npz file ({error}).") from None
+    arrays = read_npz(name)
     missing = [key for key in ("coords", "element") if key not in arrays]
     if missing:
         raise InputError(f"{name} has no array {' and no '.join(missing)}; it holds {', '.join(arrays)}.")
@@ -286,8 +314,8 @@ def _read_psf(name: str) -> AtomicModel:
     try:
         n = int(lines[start].split()[0])
         rows = [line.split() for line in lines[start + 1 : start + 1 + n]]
-        chain, residue, mass = zip(*((r[1], int(r[2]), float(r[7])) for r in rows), strict=True)
-    except (ValueError, IndexError):
+        chain, residue, mass = zip(*((r[1], np.int64(r[2]), float(r[7])) for r in rows), strict=True)
+    except (ValueError, IndexError, OverflowError):
         raise InputError(f"{name}: the section !NATOM has a line that is not a CHARMM atom.") from None
     if len(rows) != n:
         raise InputError(f"{name} is truncated: it promises {n} atoms and has {len(rows)}.")

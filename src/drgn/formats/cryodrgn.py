@@ -1,9 +1,5 @@
-"""cryoDRGN's poses, CTF tables and index files (.pkl), and the same arrays as .npz; read and written.
+"""cryoDRGN's poses, CTF tables and index files (.pkl), and the same arrays as .npz; read and written."""
 
-Pickles are read through an unpickler that builds numpy arrays and plain containers and nothing else.
-"""
-
-import io
 import os
 import pickle
 import warnings
@@ -16,7 +12,20 @@ from numpy.typing import NDArray
 
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
+from drgn.formats.npz import read_npy, read_npz
+from drgn.formats.pickles import load_pickle, load_pickles
 from drgn.formats.table import CTF_COLUMNS, check_finite
+
+__all__ = [
+    "load_pickle",
+    "load_pickles",
+    "read_ctf",
+    "read_indices",
+    "read_poses",
+    "write_cryodrgn",
+    "write_ctf_pkl",
+    "write_poses_pkl",
+]
 
 StrPath = str | os.PathLike[str]
 
@@ -31,68 +40,6 @@ CTF_TABLE = (  # the nine columns of ctf.pkl
     "amplitude_contrast",
     "phase_shift_deg",
 )
-
-# what a pickled numpy array needs; numpy 1 and 2 keep it in different modules
-_ADMITTED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    *(
-        (f"numpy.{core}.multiarray", name)
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-    ("_codecs", "encode"),  # array bytes in pickles of protocol 2
-    *(("builtins", name) for name in ("list", "tuple", "dict", "set", "frozenset", "bytearray")),
-}
-
-
-def load_pickle(path: StrPath) -> Any:
-    """Load numpy arrays and plain containers from a pickle.
-
-    Raises
-    ------
-    InputError
-        When the file is no pickle, or names anything else to be imported (which could run code).
-    """
-    return load_pickles(path, most=1)[0]
-
-
-def load_pickles(path: StrPath, most: int | None = None) -> list[Any]:
-    """Load the pickles that stand one after the other in a file (z.N.pkl): one at least, `most` at most."""
-    name = os.fspath(path)
-    try:
-        content = Path(name).read_bytes()
-    except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}).") from error
-    stream = io.BytesIO(content)
-    loaded: list[Any] = []
-    try:
-        while not loaded or (stream.tell() < len(content) and len(loaded) != most):
-            loaded.append(_ArrayUnpickler(stream, name).load())
-        return loaded
-    except InputError:
-        raise
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise InputError(f"{name} is not a pickle that can be read ({error}).") from error
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, path: str) -> None:
-        super().__init__(file)
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise InputError(
-                f"{self._path} was not loaded: the pickle asks for {module}.{name}, and only numpy arrays "
-                "are admitted, since anything else could run code; give the arrays as .npz."
-            )
-        if module.startswith("numpy._core") and not hasattr(np, "_core"):
-            module = module.replace("numpy._core", "numpy.core")
-        elif module.startswith("numpy.core") and hasattr(np, "_core"):
-            module = module.replace("numpy.core", "numpy._core")
-        return super().find_class(module, name)
 
 
 def read_poses(
@@ -115,7 +62,7 @@ def read_poses(
     """
     name = os.fspath(path)
     if Path(name).suffix == ".npz":
-        arrays = _load_npz(name)
+        arrays = read_npz(name)
         if "rot" not in arrays:
             raise InputError(f"{name} has no array rot; poses in an .npz are rot (N, 3, 3) and trans (N, 2).")
         parts = [arrays[key] for key in ("rot", "trans") if key in arrays]
@@ -175,7 +122,7 @@ def read_ctf(path: StrPath, n: int | None, particles: str, box_size_px: NDArray[
     name = os.fspath(path)
     arrays: dict[str, NDArray[Any]] = {}
     if Path(name).suffix == ".npz":
-        arrays = _load_npz(name)
+        arrays = read_npz(name)
         loaded = arrays.get("ctf")
     else:
         loaded = load_pickle(name)
@@ -212,14 +159,13 @@ def read_indices(path: StrPath) -> NDArray[np.int64]:
     suffix = Path(name).suffix
     try:
         if suffix == ".npy":
-            with open(name, "rb") as file:
-                loaded = np.lib.format.read_array(file, allow_pickle=False)
+            loaded = read_npy(name)
         elif suffix == ".txt":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of an empty file, which is reported below
                 loaded = np.loadtxt(name, ndmin=1)
         elif suffix == ".pkl":
-            loaded = np.asarray(load_pickle(name))
+            loaded = flat_array(load_pickle(name), name)
         else:
             raise InputError(f"{name} is not an index file: .pkl, .npy or .txt is expected.")
     except InputError:
@@ -233,6 +179,15 @@ def read_indices(path: StrPath) -> NDArray[np.int64]:
             f"{name} holds {loaded.dtype} of shape {loaded.shape}, where a list of row indices is expected."
         )
     return loaded if loaded.dtype == bool else loaded.astype(np.int64)
+
+
+def flat_array(value: Any, path: str) -> NDArray[Any]:
+    """Return an array from a pickle as it is, and a list of numbers as an array."""
+    if isinstance(value, list | tuple) and all(isinstance(item, int | float | np.number) for item in value):
+        return np.asarray(value)
+    if not isinstance(value, np.ndarray):
+        raise InputError(f"{path} holds a {type(value).__name__}, where an array of numbers is expected.")
+    return value
 
 
 def write_poses_pkl(
@@ -325,14 +280,6 @@ def write_cryodrgn(
     else:
         (place / "ind.pkl").unlink(missing_ok=True)  # of an earlier selection
     return [*options, "--uninvert-data"] if table["data_sign"].iloc[0] < 0 else options
-
-
-def _load_npz(path: str) -> dict[str, NDArray[Any]]:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays}
-    except Exception as error:  # a damaged archive can raise nearly anything
-        raise InputError(f"{path} cannot be read as an .npz file ({error}).") from error
 
 
 def _floats(array: Any, path: str) -> NDArray[np.float64]:

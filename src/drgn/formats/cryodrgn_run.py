@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from drgn.errors import InputError
 from drgn.formats import cryodrgn
+from drgn.formats.documents import read_yaml
 from drgn.formats.particles import Particles
 from drgn.formats.reading import read_indices
 from drgn.formats.table import CTF_COLUMNS
@@ -50,7 +51,7 @@ class CryodrgnRun:
     def box_size(self) -> int | None:
         """Pixels of the images; cryoDRGN's own D is larger by one."""
         side = _section(self.config, "lattice_args").get("D")
-        return side - 1 if type(side) is int else None
+        return side - 1 if type(side) is int and 2 < side < 4098 else None
 
     @property
     def version(self) -> str:
@@ -78,7 +79,7 @@ class CryodrgnRun:
     def labels(self, k: int) -> NDArray[np.int64]:
         """Cluster (N,) of each particle in cryoDRGN's own k-means of this epoch."""
         path = self._analysis() / f"kmeans{k}" / "labels.pkl"
-        labels = np.asarray(cryodrgn.load_pickle(path))
+        labels = cryodrgn.flat_array(cryodrgn.load_pickle(path), str(path))
         if labels.shape != (len(self.z),) or labels.dtype.kind not in "iu":
             raise InputError(
                 f"{path} holds {labels.dtype} {labels.shape}, but z has {len(self.z)} particles."
@@ -88,7 +89,7 @@ class CryodrgnRun:
     def umap(self) -> NDArray[np.float64]:
         """UMAP (N, 2) that cryoDRGN made of this epoch."""
         path = self._analysis() / "umap.pkl"
-        umap = np.asarray(cryodrgn.load_pickle(path))
+        umap = cryodrgn.flat_array(cryodrgn.load_pickle(path), str(path))
         if umap.shape != (len(self.z), 2) or umap.dtype.kind != "f":
             raise InputError(f"{path} holds {umap.dtype} {umap.shape}, but z has {len(self.z)} particles.")
         return umap.astype(np.float64)
@@ -175,11 +176,7 @@ _Loader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
 def _read_config(folder: Path) -> tuple[dict[str, Any], Path]:
     path = folder / "config.yaml"
     if path.is_file():
-        try:
-            config = yaml.load(path.read_bytes(), Loader=_Loader)
-        except Exception as error:  # yaml raises several kinds, and more for odd numbers and dates
-            reason = (str(error).splitlines() or ["?"])[0]
-            raise InputError(f"{path} is not YAML ({reason}).") from error
+        config = read_yaml(path, _Loader)
     else:
         path = folder / "config.pkl"
         if not path.is_file():

@@ -28,8 +28,8 @@ from drgn.formats.cryosparc_records import (
     take_fields,
     write_records,
 )
+from drgn.formats.documents import read_yaml
 
-_LARGEST_CSG = 1 << 20  # bytes; real ones have some two thousand
 _LAYOUT_VERSION = "v4.4.1"  # whose layout is written where the source does not say its own
 # results of particles that cryoSPARC knows by the name that their fields begin with
 _RESULTS = re.compile(
@@ -248,6 +248,8 @@ def _csg_of(path: str) -> _Csg | None:
     """Return what the .csg files beside a .cs say of it, or None where they say nothing or contradict."""
     found: list[_Csg] = []
     for place in sorted(Path(os.path.abspath(path)).parent.glob("*.csg")):
+        if not place.is_file():  # a named pipe would be waited for
+            continue
         try:
             csg = _Csg.read(str(place))
         except InputError:  # it was not asked for, and may be of something else
@@ -265,25 +267,13 @@ def _passthroughs_by_name(path: str) -> list[str]:
     for other in sorted(place.parent.glob("*passthrough_*.cs")):
         match = re.search(r"(?:(?:^|_)J(\d+)_)?passthrough_(.+)$", other.stem)
         same_job = match and (job is None or match[1] is None or job[1] == match[1])
-        if match and same_job and place.stem.endswith(match[2]) and other != place:
+        if match and same_job and place.stem.endswith(match[2]) and other != place and other.is_file():
             found.append(str(other))
     return found if len(found) == 1 else []
 
 
 def _parse(path: str) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            text = file.read(_LARGEST_CSG + 1)
-        if len(text) > _LARGEST_CSG:
-            raise InputError(f"{path} is larger than any results group; a .csg of cryoSPARC is expected.")
-        content = yaml.safe_load(text)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
-    except Exception as error:  # yaml raises several kinds, and more for odd numbers and dates
-        reason = (str(error).splitlines() or ["?"])[0]
-        raise InputError(f"{path} cannot be read as a cryoSPARC results group ({reason}).") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a cryoSPARC results group: it has no results.")
     return content

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from drgn.errors import InputError
 from drgn.formats.atomic import replacing
+from drgn.formats.npz import require_text
 
 StrPath = str | os.PathLike[str]
 Records = NDArray[Any]
@@ -40,8 +41,14 @@ def read_records(path: StrPath) -> Records:
                 )
             file.seek(start)
             records: Records = np.fromfile(file, dtype, n)
+            for field in dtype.names or ():
+                require_text(records[field])
     except OSError as error:
         raise InputError(f"{name} cannot be read as a cryoSPARC .cs file ({error.strerror}).") from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name} cannot be read as a cryoSPARC .cs file ({error}).") from error
     return records
 
 

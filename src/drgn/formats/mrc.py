@@ -29,6 +29,8 @@ from drgn.formats.mrc_header import (
     read_header,
 )
 
+_UNPACKED_BYTES = 1 << 30  # that a compressed map may have whatever its file has
+_LARGEST_RATIO = 50  # of the map to its file, beyond that
 _CONVERTED_BYTES = 1 << 22  # read at a time where numbers are not stored as float32
 
 
@@ -334,6 +336,11 @@ def _unpack(name: str, opener: Callable[[str], Any]) -> bytes:
         with opener(name) as file:
             parts = [file.read(HEADER_BYTES)]
             longest = max(header.file_bytes for header in possible_headers(parts[0], name))
+            if longest > max(_UNPACKED_BYTES, _LARGEST_RATIO * os.path.getsize(name)):
+                raise InputError(
+                    f"{name} would unpack to {longest} bytes, which is out of proportion to the file; unpack "
+                    "it yourself (gunzip) if you trust it."
+                )
             left = longest - HEADER_BYTES + PADDING_BYTES + 1
             while parts[-1]:
                 parts.append(file.read(min(left, 1 << 22)))

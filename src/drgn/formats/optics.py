@@ -34,6 +34,8 @@ def optics_rows(path: str, particles: pd.DataFrame, optics: pd.DataFrame, block:
     if "rlnOpticsGroup" not in optics or not group_labels(optics["rlnOpticsGroup"]).is_unique:
         raise InputError(f"{path}: the block data_{block} needs a column rlnOpticsGroup with unique numbers.")
     if "rlnOpticsGroup" not in particles:
+        if not len(optics):
+            raise InputError(f"{path}: the block data_{block} has no rows, where one a group is expected.")
         if len(optics) > 1:
             raise InputError(
                 f"{path} has {len(optics)} optics groups, but its particles have no column rlnOpticsGroup; "

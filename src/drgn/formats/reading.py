@@ -179,6 +179,9 @@ def _read_list(path: str, datadir: str | None) -> tuple[list[str], list[int]]:
     names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not names:
         raise InputError(f"{path} lists no stacks; one .mrcs a line is expected.")
+    if len(set(names)) < len(names):
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise InputError(f"{path} lists {twice} more than once; remove the repeated lines.")
     found = find_stacks(names, path, datadir).paths
     for row, (name, stack) in enumerate(zip(names, found, strict=True)):
         if stack is None:

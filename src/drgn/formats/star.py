@@ -45,6 +45,8 @@ _ROWS_AT_A_TIME = 1 << 16  # written
 _ROWS_CUT = 1 << 13  # read as bytes before they are cut into columns
 _TEXT_BYTES = bytes({*range(0x20, 0x100)} - {0x7F}) + b"\t\n\r"
 _BOM = b"\xef\xbb\xbf"
+_MOST_COLUMNS = 5000  # of a block; RELION's have a hundred at most
+_MOST_BLOCKS = 100_000  # of a file; a model.star has some for each class and group
 
 
 def read_blocks(path: str | os.PathLike[str]) -> dict[str, pd.DataFrame]:
@@ -191,6 +193,10 @@ class _Block:
         header = self.columns if self._again is None else self._again
         if not name:
             self.fail(f"a column without a name in block data_{self.name}; name or remove it", line)
+        if len(header) == _MOST_COLUMNS:
+            self.fail(
+                f"more than {_MOST_COLUMNS} columns in block data_{self.name}; is it a star file?", line
+            )
         if name in header:
             self.fail(f"a second column _{name} in block data_{self.name}; remove or rename it", line)
         header.append(name)
@@ -260,6 +266,7 @@ class _Block:
 def _parse(path: str) -> Iterator[_Block]:
     """Yield the blocks of a file, each when it is complete."""
     block: _Block | None = None
+    n_blocks = 0
     with open(path, "rb") as file:
         for number, line in enumerate(_lines(file), 1):
             if b"#" in line or b'"' in line or b"'" in line:
@@ -276,6 +283,11 @@ def _parse(path: str) -> Iterator[_Block]:
                     raise InputError(f"{path}, line {number}: a name of a block with blanks; remove them.")
                 if block is not None:
                     yield block
+                n_blocks += 1
+                if n_blocks > _MOST_BLOCKS:
+                    raise InputError(
+                        f"{path}, line {number}: more than {_MOST_BLOCKS} blocks; is it a star file?"
+                    )
                 block = _Block(path, words[0][5:].decode(), number)
             elif block is None:
                 raise InputError(

@@ -37,11 +37,15 @@ class ForeignDecoder:
         for name, value in expected.items():
             if model.get(name) != value:
                 raise InputError(f"a network with {name}={model.get(name)}, where only {value} is known here")
-        self.box_size = int(config["lattice_args"]["D"]) - 1
+        side, players, norm = config["lattice_args"]["D"], model["players"], config["dataset_args"]["norm"]
+        if not (type(side) is int and 3 <= side <= 4097 and type(players) is int and 0 <= players <= 100):
+            raise InputError(f"a network of {players} layers for boxes of {side}, which no run has")
+        if type(model["zdim"] or 0) is not int:
+            raise InputError(f"a network with zdim={model['zdim']}, where a whole number is expected")
+        self.box_size = side - 1
         self.zdim = int(model["zdim"] or 0)
-        norm = config["dataset_args"]["norm"]
         self._mean, self._scale = float(norm[0]), float(norm[1])
-        layers = [f"decoder.decoder.main.{2 * i}" for i in range(int(model["players"]) + 2)]
+        layers = [f"decoder.decoder.main.{2 * i}" for i in range(players + 2)]
         names = [layers[0], *(f"{name}.linear" for name in layers[1:-1]), layers[-1]]
         try:
             self._frequencies = weights["decoder.rand_freqs"].float() * (self.box_size / 2)

@@ -13,7 +13,7 @@ import torch
 
 from drgn.analysis.volumes import VolumeFiles
 from drgn.errors import InputError
-from drgn.formats.atomic import replacing
+from drgn.formats.atomic import for_spreadsheets, replacing
 from drgn.formats.mrc_header import read_header
 from drgn.physics import fourier
 from drgn.scoring.maps import Reference
@@ -31,7 +31,7 @@ def write_choice(folder: Path, choice: pd.DataFrame, z: np.ndarray) -> tuple[Pat
     """Write images.csv, which images maps are wanted of, and z.txt, their latents, in the same order."""
     paths = folder / IMAGES, folder / LATENTS
     with replacing(paths[0]) as temporary:
-        choice.drop(columns="row").to_csv(temporary, index=False)
+        for_spreadsheets(choice.drop(columns="row")).to_csv(temporary, index=False)
     with replacing(paths[1]) as temporary:
         np.savetxt(temporary, z[choice["row"].to_numpy()], fmt="%.8g")
     return paths

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from drgn.analysis import half_maps, plots
 from drgn.analysis.volumes import VolumeFiles, write_volumes
+from drgn.errors import say
 from drgn.formats.mrc import write_volume
 from drgn.physics.local_resolution import local_resolution
 from drgn.scoring import resolution
@@ -58,7 +59,7 @@ def write_half_maps(
             for name, volume in made.items():
                 write_volume(folder / f"{stem}_{name}.mrc", volume.numpy(), pixel_size_A)
             resolution.write(maps.found, run.box_size, pixel_size_A, folder, "Half maps", f"{stem}_fsc")
-            print(f"{stem}: half maps agree to {resolution.sentence(maps.found, run.box_size, pixel_size_A)}")
+            say(f"{stem}: half maps agree to {resolution.sentence(maps.found, run.box_size, pixel_size_A)}")
             yield maps.mean.numpy()
 
     return write_volumes(run, z, folder, written())

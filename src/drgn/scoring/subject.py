@@ -11,6 +11,7 @@ import pandas as pd
 
 from drgn.errors import InputError
 from drgn.formats.cryodrgn import load_pickles
+from drgn.formats.npz import read_npy, read_npz
 from drgn.formats.particles import Particles
 from drgn.run import Run
 from drgn.scoring.truth import Truth
@@ -146,11 +147,11 @@ def read_latents(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     key = None
     try:
         if path.suffix == ".npy":
-            z = np.load(path, allow_pickle=False)
+            z = read_npy(path)
         elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                z = arrays["z"]
-                key = arrays["key"].astype(str) if "key" in arrays else None
+            arrays = read_npz(path)
+            z = arrays["z"]
+            key = arrays["key"].astype(str) if "key" in arrays else None
         elif path.suffix == ".pkl":
             z = load_pickles(path, most=1)[0]
         elif path.suffix == ".csv":

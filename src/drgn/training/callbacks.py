@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
+from drgn.errors import say
 from drgn.models.reconstructor import Reconstructor
 from drgn.physics import fourier
 
@@ -123,7 +124,7 @@ class EpochLine(Callback):
         if speed is not None:
             left = speed.seconds_left(trainer)
             parts += [f"{speed.images_per_second:,.0f} images/s", f"{_duration(left)} left"]
-        print("  ".join(parts), flush=True)
+        say("  ".join(parts), flush=True)
 
 
 class BadBatches(Callback):

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from drgn.data.datamodule import ParticleDataModule
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 from drgn.physics.imaging import Batch
 from drgn.training import memory
 
@@ -89,7 +89,7 @@ class Loaders(pl.LightningDataModule):
         if pieces > 1:
             trainer.accumulate_grad_batches = pieces
             if trainer.is_global_zero:
-                print(
+                say(
                     f"memory: batches of {data.batch_size} are taken in {pieces} parts:"
                     f" {image_B / 1e9:.2g} GB an image, {free_B / 1e9:.2g} GB are there",
                     file=sys.stderr,
