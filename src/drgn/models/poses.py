@@ -26,8 +26,8 @@ class RefinedPose(nn.Module):
     n_particles
         N, rows of the particle table.
     prior_deg, prior_A
-        Root-mean-square length of what is expected to be wrong with a rotation and a shift: a Gaussian prior
-        that keeps them near the table's.
+        Root-mean-square length of what is expected to be wrong with a rotation and a shift, at most: a
+        Gaussian prior that keeps them near the table's, narrower where the images ask for less.
 
     Raises
     ------
