@@ -182,3 +182,18 @@ def test_refinement_needs_volumes_and_a_prior(star, train_tiny):
         train_tiny(f"dataset.particles={star}", "pose=refine")
     with pytest.raises(InputError, match=r"pose.prior_deg=0"):
         train_tiny(f"dataset.particles={star}", "pose=refine", "pose.prior_deg=0", "warmstart=subspace")
+
+
+def test_poses_are_trained_with_the_network_where_that_is_asked_for(star, train_tiny):
+    options = (f"dataset.particles={star}", "pose=refine", "warmstart=subspace", "warmstart.modes=2")
+    options += ("pose.lr=0.1", "pose.begin_epoch=1")
+    run = train_tiny(*options, "epochs=2")
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    steps, change = (state[f"reconstructor.pose.{name}"] for name in ("steps", "change"))
+    heldout = torch.from_numpy(Run.open(run).latents().heldout)
+    assert (steps[~heldout] == 1).all()  # of the second epoch
+    assert (change[~heldout] != 0).any(1).all()
+    assert not change[heldout].any()
+    train_tiny(*options, "epochs=3", output=run)
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert (state["reconstructor.pose.steps"][~heldout] == 2).all()

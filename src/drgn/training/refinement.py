@@ -90,7 +90,15 @@ class Refinement:
             expectation.mean(radius)
             self.step(mean, every, radius, turn=turn)
 
-    def step(self, basis: Basis, rows: NDArray[np.int64], radius: int, *, turn: bool = True) -> None:
+    def step(
+        self,
+        basis: Basis,
+        rows: NDArray[np.int64],
+        radius: int,
+        *,
+        turn: bool = True,
+        latent: bool = False,
+    ) -> None:
         """Move the poses of some images towards what the present volumes say.
 
         Parameters
@@ -103,13 +111,17 @@ class Refinement:
             In Fourier pixels, of the frequencies that are looked at.
         turn
             Whether they turn, too; otherwise the shifts alone are moved.
+        latent
+            Whether volumes are mixed as the latent says that an image shows, which the noise of an image
+            disturbs less than its own amounts; radius is then the full one.
         """
         expectation = Expectation(basis, self.dataset, rows, torch.Generator())
         for _ in range(_STEPS):
             if len(basis.density) == 1:
                 amounts = torch.ones(len(rows), 1)
             else:
-                amounts = basis.expected(expectation.statistics(radius))
+                known = expectation.statistics(radius)
+                amounts = basis.weights(basis.encode(known)[0]) if latent else basis.expected(known)
             matrix, right = expectation.pose_equations(radius, amounts)
             if not turn:
                 matrix[:, :3], matrix[:, :, :3], right[:, :3] = 0, 0, 0
@@ -141,6 +153,9 @@ class Refinement:
         turn, move_px = self._wrong(torch.arange(len(self._rotation)))
         self.pose.turn.copy_(turn)
         self.pose.move_px.copy_(move_px)
+        if self.pose.lr:
+            width = self._widest.mean(0).sqrt()
+            self.pose.sd.copy_(width * width.new_tensor([*[self.width[0]] * 3, *[self.width[1]] * 2]))
 
 
 def spread(matrix: Tensor, right: Tensor, widest: Tensor) -> tuple[float, float]:
