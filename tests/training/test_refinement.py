@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -197,3 +199,17 @@ def test_poses_are_trained_with_the_network_where_that_is_asked_for(star, train_
     train_tiny(*options, "epochs=3", output=run)
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert (state["reconstructor.pose.steps"][~heldout] == 2).all()
+
+
+@pytest.mark.full
+def test_two_processes_train_the_poses_of_all_images(star, tiny, tmp_path, environment):
+    command = [sys.executable, "-m", "drgn.train", *tiny, f"dataset.particles={star}", f"output={tmp_path}"]
+    command += ["latent.zdim=2", "pose=refine", "warmstart=subspace", "warmstart.modes=2", "pose.lr=0.1"]
+    command += ["pose.begin_epoch=0", "trainer.devices=2", "trainer.strategy=ddp", "dataset.batch_size=16"]
+    environment = {**environment, "PL_TORCH_DISTRIBUTED_BACKEND": "gloo"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=500)
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    heldout = torch.from_numpy(Run.open(tmp_path).latents().heldout)
+    assert (state["reconstructor.pose.steps"][~heldout] == 1).all()
+    assert (state["reconstructor.pose.change"][~heldout] != 0).any(1).all()
