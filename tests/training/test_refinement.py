@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from drgn.run import Run
 from drgn.score import score
 from drgn.scoring.poses import pose_errors
 from drgn.simulate import simulate
-from drgn.training.refinement import Refinement, spread
+from drgn.training.refinement import Refinement, spread, write_refined
 
 
 def test_equations_are_those_of_the_finite_differences_of_the_slice():
@@ -199,6 +200,25 @@ def test_poses_are_trained_with_the_network_where_that_is_asked_for(star, train_
     train_tiny(*options, "epochs=3", output=run)
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert (state["reconstructor.pose.steps"][~heldout] == 2).all()
+
+
+def test_refined_particles_of_cryosparc_are_written_as_such_too(shared, tmp_path, capsys):
+    records = np.load(shared / "cryodrgn-tests" / "cryosparc_P12_J24_001_particles.cs")[:20]
+    for start, file in ((b"", "plain.cs"), (b">", "own.cs")):
+        records["blob/path"] = start + b"J1/a.mrc"
+        with open(tmp_path / file, "wb") as opened:
+            np.save(opened, records)
+        particles = Particles.from_file(tmp_path / file)
+        turned = replace(particles, rotation=particles.rotation[::-1].copy())
+        folder = tmp_path / file.removesuffix(".cs")
+        folder.mkdir()
+        write_refined(particles.posed_as(turned, np.arange(20)), folder)
+        found = Particles.from_file(folder / "poses.star")
+        np.testing.assert_allclose(found.rotation, turned.rotation, atol=1e-5)
+    found = Particles.from_file(tmp_path / "plain" / "poses.cs")
+    np.testing.assert_allclose(found.rotation, turned.rotation, atol=1e-6)
+    assert not (tmp_path / "own" / "poses.cs").exists()
+    assert "no poses.cs was written: " in capsys.readouterr().err
 
 
 @pytest.mark.full
