@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
 
+from drgn.analysis.metrics import spearman
 from drgn.data.dataset import ParticleDataset
 from drgn.data.prepared import prepare
 from drgn.formats.particles import Particles
@@ -64,7 +64,10 @@ class Told(Refinement):
 
     def step(self, basis, rows, radius, **options):
         super().step(basis, rows, radius, **options)
-        tell(f"{len(basis.density)} r{radius}", self)
+        wide = (
+            f"prior {self.width[0] * self.pose.prior_deg:.2f} deg {self.width[1] * self.pose.prior_A:.2f} A"
+        )
+        tell(f"{len(basis.density)} r{radius} {wide}", self)
 
 
 poses = Told(RefinedPose(n_particles=n, prior_deg=5, prior_A=12), dataset)
@@ -80,7 +83,5 @@ if modes:
     with torch.no_grad():
         known = Expectation(basis, poses.dataset, np.arange(n), torch.Generator()).statistics()
         z = basis.encode(known)[0].numpy()
-    z = z - z.mean(0)
-    first = z @ np.linalg.svd(z, full_matrices=False)[2][0]
     motion = pd.read_csv(folder / "truth.csv")["motion"].to_numpy()[:n]
-    print(f"|Spearman| of the first principal component {abs(spearmanr(first, motion)[0]):.4f}")
+    print(f"|Spearman| {spearman(z, motion):.4f}")

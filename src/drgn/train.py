@@ -9,8 +9,8 @@
     drgn train -m latent.zdim=2,4,8                         # one run each
 
 Writes the run folder: config.yaml and run.json (what made it), checkpoints/ (best by held-out loss, last),
-latents.npz, poses.star (with pose=refine), tensorboard/ (see it with: tensorboard --logdir outputs/train),
-analysis/report.html.
+latents.npz, poses.star (with pose=refine; of a .cs, poses.cs too), analysis/report.html,
+tensorboard/ (see it with: tensorboard --logdir outputs/train).
 The same command with output=FOLDER goes on from FOLDER's last checkpoint.
 """
 
@@ -117,7 +117,7 @@ def train(
     from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
     from drgn.training.processes import lost
-    from drgn.training.refinement import Refinement, refined
+    from drgn.training.refinement import Refinement, refined, write_refined
     from drgn.training.warmstart import fill, fit, fit_halves
 
     started = time.perf_counter()
@@ -272,7 +272,7 @@ def train(
         rejected=rejected,
     )
     if isinstance(reconstructor.pose, RefinedPose):
-        refined(particles, run.model().pose, data.dataset).save(run.place("poses.star"))
+        write_refined(refined(particles, run.model().pose, data.dataset), run.path)
     run.save_latents(encoded, data.heldout)
     say(f"best {monitor} {score:.5f}; run folder {run.path}", flush=True)
     if analyze:

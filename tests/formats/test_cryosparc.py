@@ -1,7 +1,10 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +12,7 @@ from drgn.errors import InputError
 from drgn.formats.cryodrgn import load_pickle
 from drgn.formats.cryosparc import rotvec_to_matrix
 from drgn.formats.particles import Particles, read_images
+from drgn.physics.rotations import random_rotations
 
 
 def save(path, records):
@@ -78,14 +82,60 @@ def test_a_selection_keeps_fields_and_types(tmp_path, records):
     assert again.table["key"].tolist() == ["9", "9223372036854775813"]
 
 
-def test_a_cs_whose_poses_were_replaced_is_not_written_as_if_they_were_not(tmp_path, records, make_stack):
+def test_a_cs_whose_ctf_was_replaced_is_not_written_as_if_it_was_not(tmp_path, records, make_stack):
     make_stack("J1/extract/a.mrc", 4)
-    np.savez(tmp_path / "poses.npz", rot=np.tile(np.eye(3), (4, 1, 1)))
-    particles = Particles.from_file(save(tmp_path / "p.cs", records), poses=tmp_path / "poses.npz")
+    particles = Particles.from_file(save(tmp_path / "p.cs", records), pixel_size_A=2)
     with pytest.raises(InputError, match=r"save a \.star"):
         particles.save(tmp_path / "q.cs")
+    with pytest.raises(InputError, match=r"save a \.star"):
+        posed(particles).save(tmp_path / "q.cs")
     with pytest.raises(InputError, match=r"can be written only from a \.cs"):
         Particles.from_file(tmp_path / "J1/extract/a.mrc").save(tmp_path / "q.cs")
+
+
+def posed(particles):
+    """The particles with drawn poses."""
+    n = len(particles)
+    table = particles.table.assign(shift_x_A=np.linspace(-9, 7, n), shift_y_A=np.linspace(4, -5, n))
+    rotation = random_rotations(n, torch.Generator().manual_seed(0)).numpy()
+    return particles.posed_as(replace(particles, table=table, rotation=rotation), np.arange(n))
+
+
+def same_poses(written, read):
+    np.testing.assert_allclose(read.rotation, written.rotation, atol=1e-6)
+    shifts = ["shift_x_A", "shift_y_A"]
+    np.testing.assert_allclose(read.table[shifts], written.table[shifts], rtol=1e-5, atol=1e-5)
+    pd.testing.assert_frame_equal(read.table.drop(columns=shifts), written.table.drop(columns=shifts))
+
+
+def test_given_poses_are_written_into_a_real_refinement(shared, tmp_path):
+    path = shared / "cryodrgn-tests" / "cryosparc_P12_J24_001_particles.cs"
+    particles = posed(Particles.from_file(path))
+    particles.save(tmp_path / "q.cs")
+    before, after = np.load(path), np.load(tmp_path / "q.cs")
+    assert after.dtype == before.dtype
+    for name in set(before.dtype.names) - {"alignments3D/pose", "alignments3D/shift"}:
+        np.testing.assert_array_equal(after[name], before[name])
+    for file in ("q.cs", "q.csg"):
+        same_poses(particles, Particles.from_file(tmp_path / file))
+    some = particles.select(np.array([5, 2]))
+    some.save(tmp_path / "some.cs")
+    np.testing.assert_allclose(Particles.from_file(tmp_path / "some.cs").rotation, some.rotation, atol=1e-6)
+
+
+def test_given_poses_are_read_before_those_of_classes_or_of_a_passthrough(tmp_path, records):
+    several = classes(records, POSTERIOR)
+    particles = posed(Particles.from_file(save(tmp_path / "p.cs", several)))
+    particles.save(tmp_path / "q.cs")
+    same_poses(particles, Particles.from_file(tmp_path / "q.cs"))
+    own = without(records, "alignments3D")
+    aligned = [name for name in records.dtype.names if name.startswith("alignments3D")]
+    save(tmp_path / "J1_passthrough_particles.cs", records[["uid", *aligned]])
+    particles = posed(Particles.from_file(save(tmp_path / "J1_particles.cs", own)))
+    particles.save(tmp_path / "r.cs")
+    assert set(aligned) <= set(np.load(tmp_path / "r.cs").dtype.names)
+    for file in ("r.cs", "r.csg"):
+        same_poses(particles, Particles.from_file(tmp_path / file))
 
 
 def test_what_cannot_be_used(tmp_path, records):

@@ -120,7 +120,7 @@ def _described(
         pixel_size_A=pixel_size_A,
         original_image=original,
     )
-    return replace(particles, table=table, source=replace(source, replaced=True))
+    return replace(particles, table=table, source=replace(source, replaced="values"))
 
 
 def _image_name(index: NDArray[np.int64], stack: "str | pd.Series[str]") -> "pd.Series[str]":

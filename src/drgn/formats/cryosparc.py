@@ -6,7 +6,7 @@ of the images (`blob/psize_A`): a refinement may have been run on the particles 
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from drgn.errors import InputError
-from drgn.formats.cryosparc_group import load
+from drgn.formats.cryosparc_group import Group, load
+from drgn.formats.cryosparc_records import describe
 from drgn.formats.table import Parsed, Source, check_finite
 
 _NUMBERS = {
@@ -36,6 +37,12 @@ def rotvec_to_matrix(pose: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Return R, (N, 3, 3), of Rodrigues vectors (N, 3) in radians: the transpose of their exponential map."""
     matrix: NDArray[np.float64] = Rotation.from_rotvec(np.asarray(pose, dtype=np.float64)).as_matrix()
     return np.ascontiguousarray(matrix.transpose(0, 2, 1))
+
+
+def matrix_to_rotvec(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Rodrigues vectors (N, 3) in radians of R (N, 3, 3): the inverse of `rotvec_to_matrix`."""
+    vector: NDArray[np.float64] = Rotation.from_matrix(rotation.transpose(0, 2, 1)).as_rotvec()
+    return vector
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,52 @@ def read(path: str, passthrough: str | os.PathLike[str] | None = None) -> Parsed
         rotation=rotation,
         shift_px=shift_px,
     )
+
+
+def with_poses(
+    records: NDArray[Any], group: Group, rotation: NDArray[np.float64], table: pd.DataFrame
+) -> tuple[NDArray[Any], Group]:
+    """Return records with these poses as alignments3D/pose and shift, where `read` looks first, and a group.
+
+    All other fields and all types are kept. A shift is written in pixels of alignments3D/psize_A where there
+    is such a field, else of the image. What belongs to alignments3D is of the file itself in the group, and
+    not of its passthrough.
+
+    Parameters
+    ----------
+    records
+        (N,), in step with `rotation` (N, 3, 3) and the particle table.
+
+    Raises
+    ------
+    InputError
+        When the pixel size of an image is needed and unknown.
+    """
+    names = records.dtype.names or ()
+    if "alignments3D/psize_A" in names:
+        size_A = records["alignments3D/psize_A"].astype(np.float64)
+    else:
+        size_A = table["pixel_size_A"].to_numpy(np.float64)
+        if not np.isfinite(size_A).all():
+            raise InputError(
+                "the pixel size is unknown, of which a .cs gives shifts: set pixel_size_A=VALUE."
+            )
+    shift_A = table[["shift_x_A", "shift_y_A"]].to_numpy(np.float64)
+    new = {"alignments3D/pose": matrix_to_rotvec(rotation), "alignments3D/shift": shift_A / size_A[:, None]}
+    if "alignments3D/split" not in names and (table["half_set"] > 0).all():
+        new["alignments3D/split"] = table["half_set"].to_numpy() - 1
+    added = [
+        (name, "<u4" if name.endswith("split") else "<f4", values.shape[1:])
+        for name, values in new.items()
+        if name not in names
+    ]
+    result = np.empty(len(records), dtype=[*describe(records), *added])
+    for name in names:
+        result[name] = records[name]
+    for name, values in new.items():
+        result[name] = values
+    passed = tuple(name for name in group.passthrough if not name.startswith("alignments3D/"))
+    return result, replace(group, passthrough=passed)
 
 
 def _alignment(records: NDArray[Any], fields: Any, path: str) -> _Alignment | None:

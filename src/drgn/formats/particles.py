@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from drgn.errors import InputError
-from drgn.formats import cryosparc_group, relion, star
+from drgn.formats import cryosparc, cryosparc_group, relion, star
 from drgn.formats.atomic import replacing
 from drgn.formats.cryodrgn import write_cryodrgn
 from drgn.formats.identity import match
@@ -242,8 +242,9 @@ class Particles:
             other origin, and where poses, CTF or pixel size were given in place of its own, it is written
             anew. RELION has no column for the sign of the data: give it again when the star is read.
         .cs
-            Needs a .cs or .csg as its origin; keeps all fields. A .csg is written beside it, which
-            cryoSPARC's "Import Result Group" takes.
+            Needs a .cs or .csg as its origin; keeps all fields. Poses that were given in place of its own are
+            written as alignments3D/pose and shift. A .csg is written beside it, which cryoSPARC's "Import
+            Result Group" takes.
         .pkl, .npy, .txt
             Rows of the original file, from 0.
         none
@@ -269,13 +270,17 @@ class Particles:
             self.save(Path(path) / "particles.star", star_version=star_version, extra=extra)
             write_cryodrgn(path, self.table, self.rotation)
         elif suffix == ".cs":
-            if self.source.kind != "cs" or self.source.replaced:
+            if self.source.kind != "cs" or self.source.replaced == "values":
                 raise InputError(
-                    f"{os.fspath(path)}: a .cs can be written only from a .cs of which nothing was "
+                    f"{os.fspath(path)}: a .cs can be written only from a .cs of which nothing but poses was "
                     f"replaced, and these particles come from {self.source.path}; save a .star."
                 )
             added = {} if extra is None else {str(name): extra[name].to_numpy() for name in extra}
-            cryosparc_group.write_group(path, self.with_rows().source.rows, self.source.group, added)
+            source = self.with_rows().source
+            rows, group = source.rows, source.group
+            if source.replaced and self.rotation is not None:
+                rows, group = cryosparc.with_poses(rows, group, self.rotation, self.table)
+            cryosparc_group.write_group(path, rows, group, added)
         elif suffix in (".pkl", ".npy", ".txt"):
             rows = self.table["source_row"].to_numpy()
             with replacing(path) as temporary:
@@ -333,7 +338,7 @@ class Particles:
         table = self.table.copy()
         for column in ("shift_x_A", "shift_y_A"):
             table[column] = other.table[column].to_numpy()[rows]
-        source = replace(self.source, replaced=True)
+        source = replace(self.source, replaced=self.source.replaced or "poses")
         return replace(self, table=table, rotation=other.rotation[rows], source=source)
 
     def require_images(self) -> None:

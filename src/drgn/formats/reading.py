@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -50,13 +50,17 @@ def read_particles(
     name = os.fspath(path)
     parsed = parse(name, passthrough, datadir)
     n = len(parsed.image_index)
-    given = (poses, ctf, pixel_size_A, ctf_premultiplied, phase_flipped)
+    replaced: Literal["", "poses", "values"] = ""
+    if any(value is not None for value in (ctf, pixel_size_A, ctf_premultiplied, phase_flipped)):
+        replaced = "values"
+    elif poses is not None or correction != Correction():
+        replaced = "poses"
     source = replace(
         parsed.source,
         n_rows=n,
         datadir=None if datadir is None else os.fspath(datadir),
         passthrough=None if passthrough is None else os.fspath(passthrough),
-        replaced=any(value is not None for value in given) or correction != Correction(),
+        replaced=replaced,
     )
     columns = parsed.columns  # not a second one: `build_table` takes out what it has copied
     columns |= {"source_row": np.arange(n), "image_index": parsed.image_index}

@@ -1,7 +1,7 @@
 """The columns of the particle table, and what a reader of one file format hands over to build it."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -67,7 +67,8 @@ class Source:
     group : cs only: the results group that the rows come from, see `cryosparc_group.Group`
     blocks : star only: every block of the file by name, in order; the particle block is empty here
     particle_block : star only: name of the block that `rows` belongs to
-    replaced : whether poses, CTF or pixel size were given in place of those of the file
+    replaced : what was given in place of the file's own: "" nothing, "poses" poses and nothing else, "values"
+        CTF or pixel size too
     mapping : in which folders stacks were found that are not where the file says; empty where all are
     """
 
@@ -81,7 +82,7 @@ class Source:
     group: Any = None
     blocks: dict[str, pd.DataFrame] = field(default_factory=dict)
     particle_block: str = ""
-    replaced: bool = False
+    replaced: Literal["", "poses", "values"] = ""
     mapping: str = ""
 
 

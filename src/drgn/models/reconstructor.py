@@ -285,6 +285,8 @@ class Reconstructor(nn.Module):
             residual = residual * (n / len(pixels)) ** 0.5
         kl = None if prediction.posterior is None else prediction.posterior.kl()
         loss: Loss = self.loss_function(residual, kl, images_seen)
+        if isinstance(self.pose, RefinedPose) and (prior := self.pose.penalty()) is not None:
+            loss = loss._replace(total=loss.total + prior)
         if self.nuisance is not None and prediction.posterior is not None:
             taken = cast(Mapping[str, Tensor], batch)
             penalty = self.nuisance.penalty(prediction.posterior.mean, self.nuisance.features(taken))

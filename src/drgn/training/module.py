@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from drgn.errors import InputError
 from drgn.models.halves import Halves
 from drgn.models.losses import Loss
+from drgn.models.poses import RefinedPose
 from drgn.models.reconstructor import Reconstructor, loss_scale
 from drgn.physics.imaging import Batch
 
@@ -42,6 +43,13 @@ class ReconstructionModule(pl.LightningModule):
         self._optimizer = optimizer
         self._schedule, self._pixels = schedule, pixels
         self._total_steps = 1
+        pose = reconstructor.pose
+        self._pose = pose if isinstance(pose, RefinedPose) and pose.lr else None
+        if self._pose is not None:  # each process moves the poses of its own images, see `RefinedPose.agree`
+            names = [*self._pose.trained, "seen"]
+            self._ddp_params_and_buffers_to_ignore = [
+                name for name, _ in self.named_buffers(remove_duplicate=False) if _is_of_pose(name, names)
+            ]
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64), persistent=True)
         self._images_seen = 0  # the same on the host, so that no step waits for the device
         self.skipped: list[int] = []  # rows of the batches that gave no finite loss or gradient
@@ -63,6 +71,8 @@ class ReconstructionModule(pl.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor | None:
         """Loss of a batch per frequency and image; None, which skips the step, when it is not finite."""
         share = self._pixels(self.trainer.global_step, self._total_steps)
+        if self._pose is not None:
+            self._pose.steps_now = self.current_epoch >= self._pose.begin_epoch
         loss = self.reconstructor.loss(batch, self._images_seen, share)
         n, of = self._counts(self.trainer.train_dataloader, index)  # type: ignore[arg-type]
         pieces = self.trainer.accumulate_grad_batches
@@ -84,6 +94,13 @@ class ReconstructionModule(pl.LightningModule):
         self._finite += len(batch["row"])
         self._log("train", loss, n, on_step=True)
         return total if total.requires_grad else None  # the volumes of a basis alone are not trained further
+
+    def on_after_backward(self) -> None:
+        """Let the poses of the batch take their steps."""
+        if self._pose is not None:
+            total = self._total_steps
+            begin = total * self._pose.begin_epoch / (self.trainer.max_epochs or 1)
+            self._pose.descend(max(0.0, (total - self.trainer.global_step) / max(1.0, total - begin)))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep a gradient that is not finite from the weights."""
@@ -113,6 +130,7 @@ class ReconstructionModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Look back at the training, which is over for this epoch, and count anew."""
+        self._agree()
         self._require_finite()
         self._finite = 0
 
@@ -122,7 +140,12 @@ class ReconstructionModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Look back at the training, where nothing is held out."""
+        self._agree()
         self._require_finite()
+
+    def _agree(self) -> None:
+        if self._pose is not None and not self.trainer.sanity_checking:
+            self._pose.agree()
 
     def _require_finite(self) -> None:
         if self._finite == 0 and not self.trainer.sanity_checking:
@@ -146,7 +169,16 @@ class ReconstructionModule(pl.LightningModule):
         self._total_steps = total = max(1, int(self.trainer.estimated_stepping_batches))
         parameters = list(self.parameters())
         if not parameters:
+            if self._pose is not None:
+                raise InputError(
+                    "pose.lr needs a network to be trained with: model=linear has none; set pose.lr=0"
+                )
             return None
         optimizer = self._optimizer(parameters)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._schedule(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _is_of_pose(name: str, names: list[str]) -> bool:
+    *_, parent, own = ["", *name.split(".")]
+    return parent == "pose" and own in names

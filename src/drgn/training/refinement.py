@@ -1,25 +1,30 @@
 """Poses refined with the volumes of the warm start, by Gauss-Newton steps of every image at once (P12).
 
 What an image says of its pose near the present one is a quadratic of five numbers, the turn and the move; the
-prior about the pose of the table is another. Volumes are made at the present poses and all images take a few
+prior about the pose of the table is another. How wide it is, all images say together: poses that are right
+already hardly move. Volumes are made at the present poses and all images take a few
 steps against them, low resolution first: there a step of several degrees is still small.
 """
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from drgn.data.dataset import ParticleDataset
+from drgn.errors import InputError
 from drgn.formats.particles import Particles
 from drgn.models.basis import Basis
 from drgn.models.modes import LinearModes
 from drgn.models.poses import RefinedPose
-from drgn.physics import rotations
+from drgn.physics import masks, rotations
 from drgn.training.expectation import Expectation
 
 _ROUNDS = ((8, 3), (12, 3), (16, 3), (24, 3))  # radius in Fourier pixels, mean maps made at it
@@ -28,6 +33,8 @@ _SHIFT_ROUNDS = 4  # of them, where what varies is not known yet and only shifts
 _TURN_FROM = 12  # radius in Fourier pixels: below, a motion is easily taken for a turn
 EXTRA_PASSES = 3  # of expectation-maximisation at the full radius
 _STEPS = 2  # of each image against the same volumes
+_NARROWEST = 0.01  # prior that is looked for, of the widest
+_SPREAD_OVER = 5000  # images that it is found from
 _LONGEST = 2.0  # step, in root-mean-square errors of the prior
 
 
@@ -45,15 +52,21 @@ class Refinement:
     ----------
     dataset
         The same images at the present poses.
+    width
+        The prior of the last step, as a share of the widest, of turns and of moves, see `spread`.
     """
 
     def __init__(self, pose: RefinedPose, dataset: ParticleDataset) -> None:
         self.pose = pose
         self._rotation, self._shift_px = dataset.rotation, dataset.shift_px
         self.dataset = dataset.posed(dataset.rotation.clone(), dataset.shift_px.clone())
-        turn = (math.radians(pose.prior_deg) / 3**0.5) ** -2
-        move = (pose.prior_A / dataset.pixel_size_A.double() / 2**0.5) ** -2
-        self._precision = torch.stack([torch.full_like(move, turn)] * 3 + [move] * 2, dim=1)
+        move = pose.prior_A / dataset.pixel_size_A.double() / 2**0.5
+        turn = torch.full_like(move, math.radians(pose.prior_deg) / 3**0.5)
+        self._widest = torch.stack([turn] * 3 + [move] * 2, dim=1).square()
+        self.width = (1.0, 1.0)
+        self._independent = 1.0  # share of the frequencies with noise of their own: a window correlates it
+        if dataset.stack.meta.window:
+            self._independent = float(masks.window(dataset.stack.meta.box_size).square().mean())
 
     def run(
         self,
@@ -77,7 +90,15 @@ class Refinement:
             expectation.mean(radius)
             self.step(mean, every, radius, turn=turn)
 
-    def step(self, basis: Basis, rows: NDArray[np.int64], radius: int, *, turn: bool = True) -> None:
+    def step(
+        self,
+        basis: Basis,
+        rows: NDArray[np.int64],
+        radius: int,
+        *,
+        turn: bool = True,
+        latent: bool = False,
+    ) -> None:
         """Move the poses of some images towards what the present volumes say.
 
         Parameters
@@ -90,25 +111,30 @@ class Refinement:
             In Fourier pixels, of the frequencies that are looked at.
         turn
             Whether they turn, too; otherwise the shifts alone are moved.
+        latent
+            Whether volumes are mixed as the latent says that an image shows, which the noise of an image
+            disturbs less than its own amounts; radius is then the full one.
         """
         expectation = Expectation(basis, self.dataset, rows, torch.Generator())
         for _ in range(_STEPS):
             if len(basis.density) == 1:
                 amounts = torch.ones(len(rows), 1)
             else:
-                amounts = basis.expected(expectation.statistics(radius))
+                known = expectation.statistics(radius)
+                amounts = basis.weights(basis.encode(known)[0]) if latent else basis.expected(known)
             matrix, right = expectation.pose_equations(radius, amounts)
             if not turn:
                 matrix[:, :3], matrix[:, :, :3], right[:, :3] = 0, 0, 0
-            self._step(torch.from_numpy(rows), 2 * matrix, 2 * right)
+            self._step(torch.from_numpy(rows), matrix, right)
 
     def _step(self, rows: Tensor, matrix: Tensor, right: Tensor) -> None:
-        rotation, shift, precision = self.dataset.rotation, self.dataset.shift_px, self._precision[rows]
+        rotation, shift, widest = self.dataset.rotation, self.dataset.shift_px, self._widest[rows]
         wrong = torch.cat(self._wrong(rows), dim=1)
+        matrix, right = (2 * self._independent * part for part in (matrix, right))
+        self.width = spread(matrix, right + (matrix @ wrong[:, :, None])[:, :, 0], widest)
+        precision = 1 / (widest * widest.new_tensor([*[self.width[0]] * 3, *[self.width[1]] * 2]).square())
         found = torch.linalg.solve(matrix + torch.diag_embed(precision), right - precision * wrong)
-        length = (
-            (found.square() * precision / precision.new_tensor([3, 3, 3, 2, 2])).sum(1, keepdim=True).sqrt()
-        )
+        length = (found.square() / widest / widest.new_tensor([3, 3, 3, 2, 2])).sum(1, keepdim=True).sqrt()
         found = found * (_LONGEST / length.clamp_min(_LONGEST))
         rotation[rows] = rotations.from_rotvec(found[:, :3]) @ rotation[rows]
         shift[rows] += found[:, 3:].float()
@@ -127,6 +153,46 @@ class Refinement:
         turn, move_px = self._wrong(torch.arange(len(self._rotation)))
         self.pose.turn.copy_(turn)
         self.pose.move_px.copy_(move_px)
+        if self.pose.lr:
+            width = self._widest.mean(0).sqrt()
+            self.pose.sd.copy_(width * width.new_tensor([*[self.width[0]] * 3, *[self.width[1]] * 2]))
+
+
+def spread(matrix: Tensor, right: Tensor, widest: Tensor) -> tuple[float, float]:
+    """Widths of the Gaussian that the poses' errors are drawn from, most likely given all images.
+
+    An image's log-likelihood of its error x, turn and move, is right.x - x.matrix x / 2; the error is
+    integrated out. Where images do not ask for more than their noise does, the widths go to 0.
+
+    Parameters
+    ----------
+    matrix, right
+        (N, 5, 5) and (N, 5).
+    widest
+        (N, 5), greatest variances.
+
+    Returns
+    -------
+    tuple of float
+        Of turns and of moves, standard deviation over the greatest, between _NARROWEST and 1.
+    """
+    some = torch.linspace(0, len(matrix) - 1, min(len(matrix), _SPREAD_OVER)).long()
+    root = widest[some].sqrt()
+    matrix = matrix[some] * root[:, :, None] * root[:, None]
+    right = right[some] * root
+    one = torch.eye(5, dtype=matrix.dtype)
+
+    def misfit(logarithm: NDArray[np.float64]) -> float:
+        turn, move = np.exp(logarithm)
+        width = matrix.new_tensor([turn, turn, turn, move, move])
+        factor = torch.linalg.cholesky(one + matrix * width[:, None] * width)
+        part = torch.linalg.solve_triangular(factor, (right * width)[:, :, None], upper=False)
+        return float(factor.diagonal(dim1=1, dim2=2).log().sum() - 0.5 * part.square().sum())
+
+    bounds = [(math.log(_NARROWEST), 0.0)] * 2
+    found = minimize(misfit, [-0.5, -0.5], method="Nelder-Mead", bounds=bounds, options={"xatol": 0.01})
+    turn, move = np.exp(found.x)
+    return float(turn), float(move)
 
 
 @torch.no_grad()
@@ -137,3 +203,16 @@ def refined(particles: Particles, pose: nn.Module, dataset: ParticleDataset) -> 
     table = particles.table.copy()
     table[["shift_x_A", "shift_y_A"]] = (shift_px * dataset.pixel_size_A[:, None]).double().numpy()
     return particles.posed_as(replace(particles, table=table, rotation=rotation.numpy()), rows)
+
+
+def write_refined(particles: Particles, folder: Path) -> None:
+    """Write poses.star and, of particles of cryoSPARC, poses.cs with its .csg.
+
+    Where paths in the .cs start from its own folder (they begin with >), a sentence says why there is none.
+    """
+    particles.save(folder / "poses.star")
+    if particles.source.kind == "cs" and particles.source.replaced != "values":
+        try:
+            particles.save(folder / "poses.cs")
+        except InputError as error:
+            print(f"no poses.cs was written: {error}", file=sys.stderr)

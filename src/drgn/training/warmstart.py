@@ -153,6 +153,10 @@ def _fit(
                 break  # nothing varies
             if progress:
                 progress("volumes along the latent", done, _REFITS)
+            if poses is not None:
+                for basis, images in zip(bases, every, strict=True):
+                    basis.load_state_dict({**bases[0].state_dict(), "density": basis.density})
+                    poses.step(basis, images, basis.radius_px, latent=True)
             moments = _functions(mean, logvar, bases[0].n_modes, generator)
             n = 0
             for expectation in expectations:
