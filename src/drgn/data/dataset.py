@@ -197,7 +197,7 @@ class Batches(Sampler[NDArray[np.int64]]):
     ) -> None:
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size, self._will_need = rank, world_size, will_need
-        self.epoch = 0
+        self.epoch = self._first = 0
         _, particle = np.unique(group, return_inverse=True)
         order = np.argsort(particle, kind="stable")
         self._rows = rows[order]
@@ -211,6 +211,10 @@ class Batches(Sampler[NDArray[np.int64]]):
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
         self.epoch = epoch
+
+    def begin(self, epoch: int, batches: int) -> None:
+        """Let the next epoch that is drawn be `epoch`, without its first batches."""
+        self.epoch, self._first = epoch, batches
 
     def _plan(self) -> list[NDArray[np.int64]]:
         """All batches of the epoch."""
@@ -233,6 +237,7 @@ class Batches(Sampler[NDArray[np.int64]]):
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         plan = self._plan()
         mine = range(self.rank, -(-len(plan) // self.world_size) * self.world_size, self.world_size)
+        mine, self._first = mine[self._first :], 0
         for number, i in enumerate(mine):
             if self._will_need is not None:
                 for later in mine[number + _AHEAD if number else 0 : number + _AHEAD + 1]:
