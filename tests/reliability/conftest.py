@@ -13,6 +13,9 @@ import torch
 
 from drgn.run import Run
 
+# of Lightning's own checkpoint callback: paths, and the newest score, which it writes but never reads
+NOT_STATE = ("dirpath", "best_k_models", "current_score")
+
 
 @dataclass
 class Ended:
@@ -125,7 +128,7 @@ def differences() -> Callable[[Path, Path], list[str]]:
             states = [torch.load(p / "checkpoints" / name, weights_only=True) for p in (one, other)]
             for state in states:
                 for callback in state["callbacks"].values():
-                    for key in [k for k in callback if "path" in k or k in ("dirpath", "best_k_models")]:
+                    for key in [k for k in callback if "path" in k or k in NOT_STATE]:
                         del callback[key]
             found += same(*states, name)
         runs = [Run(one), Run(other)]
