@@ -247,6 +247,14 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
         if last.asked == signal.SIGTERM:
             sys.exit(128 + signal.SIGTERM)
         raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a process that reads batches was ended from outside, as the system does where memory runs short:"
+            f" give a smaller dataset.workers= (0 reads in the training process); with output={run.path} the"
+            " same command goes on"
+        ) from None
     if not fitter.is_global_zero:
         return float("nan")
     score = float(best.best_model_score) if best.best_model_score is not None else float("nan")
