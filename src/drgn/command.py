@@ -61,9 +61,7 @@ def command(function: Callable[..., Any]) -> Callable[[], None]:
             if error.errno not in _REFUSED:
                 raise
             where = error.filename or "a file of the output"
-            said = (
-                f"{where} cannot be written or read ({error.strerror}): make room, or change its permissions"
-            )
+            said = f"{where} is refused ({error.strerror}): make room there, or change its permissions"
             sys.exit(_complain(verb, said, 2))
         except KeyboardInterrupt:
             sys.exit(_complain(verb, "interrupted", 130))

@@ -195,6 +195,7 @@ def test_a_killed_build_goes_on_where_it_stopped(make_particles, noise, make, tm
         "images.f16",
         "meta.json",
         "particles.parquet",
+        "sha256.json",
     ]
 
 

@@ -194,13 +194,18 @@ def test_two_processes_make_one_run(tiny, tmp_path, environment):
     assert done.stdout.count("run folder") == 1
     run = tmp_path / "run"
     assert sorted(p.name for p in run.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.yaml",
         "latents.npz",
         "run.json",
         "tensorboard",
     ]
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+        "previous.ckpt",
+    ]
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     assert weights(run)["images_seen"] == 256  # 240, shared out in 8 batches of 16 for each of two processes
     assert len(Run.open(run).latents().z) == 300

@@ -162,8 +162,8 @@ class PreparedStack:
         size = self._map.size()  # of the file as it is now
         if size < self.images.nbytes:  # reading on would end the process with a bus error
             raise InputError(
-                f"{self.folder / 'images.f16'} has {size:,} bytes, where {self.images.nbytes:,} are expected: it"
-                " was cut off; remove the folder, and the same command prepares the images again"
+                f"{self.folder / 'images.f16'} has {size:,} bytes, where {self.images.nbytes:,} are expected:"
+                " it was cut off; the same command prepares the images again"
             )
         self._mapped += len(rows) * (self.images[0].nbytes + _FAULT_BYTES)
         if self._mapped > _MAPPED_BYTES:  # the pages stay in the system's cache, not in this process
