@@ -367,6 +367,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*litlogger.*")
     warnings.filterwarnings("ignore", message=".*run with no optimizer.*")  # volumes of a basis alone
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # `Loaders` sees to it
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
 
