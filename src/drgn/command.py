@@ -7,6 +7,7 @@ A mistake on the command line is answered by one sentence and exit code 2; only 
 Hydra is imported when a command runs, so that `--help` is instant.
 """
 
+import errno
 import os
 import re
 import sys
@@ -26,6 +27,15 @@ _HYDRA_NAMES = {
     "_target_": ("hydra.", "hydra_plugins."),
     "class": ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
     "()": ("colorlog.",),
+}
+# what a disk answers, which is no defect: full, over a quota or a largest size, read-only, not permitted
+_REFUSED = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
 }
 _VERSION_BASE = "1.3"  # the behaviour of Hydra that conf/ is written for
 
@@ -53,6 +63,12 @@ def command(function: Callable[..., Any]) -> Callable[[], None]:
             _run(function, verb)
         except InputError as error:
             sys.exit(_complain(verb, str(error), 2))
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+            where = error.filename or "a file of the output"
+            said = f"{where} is refused ({error.strerror}): make room there, or change its permissions"
+            sys.exit(_complain(verb, said, 2))
         except KeyboardInterrupt:
             sys.exit(_complain(verb, "interrupted", 130))
 

@@ -28,6 +28,7 @@ from drgn.formats.cryodrgn_run import is_run
 from drgn.formats.documents import read_json, read_yaml
 from drgn.formats.inside import require_inside
 from drgn.formats.particles import Particles
+from drgn.formats.seal import BEST, LAST, PREVIOUS, require_whole
 from drgn.hints import leaves
 from drgn.models.halves import Halves
 from drgn.models.reconstructor import Reconstructor
@@ -82,8 +83,9 @@ class Run:
         box_size: int,
         pixel_size_A: float,
         particles: Particles,
+        **facts: Any,
     ) -> Self:
-        """Start a run folder, or take one up again, and record what made it."""
+        """Start a run folder, or take one up again, and record what made it, and other facts."""
         path.mkdir(parents=True, exist_ok=True)
         require_inside(path, path)
         plain: dict[str, Any] = json.loads(json.dumps(config, default=str))
@@ -99,6 +101,7 @@ class Run:
             "pixel_size_A": pixel_size_A,
             "n_particles": len(particles),
             "particles": particles.fingerprint,
+            **facts,
         }
         run = cls(path, plain, plain.get("trust", ()))
         run.record(**provenance)
@@ -118,20 +121,23 @@ class Run:
         return Run(path, trust=trust)
 
     @staticmethod
+    def facts(path: Path) -> dict[str, Any]:
+        """What run.json of a folder records; nothing where there is none yet."""
+        file = path / "run.json"
+        return read_json(file) if file.is_file() else {}
+
+    @staticmethod
     def require_same(path: Path, config: Mapping[str, Any], *, box_size: int, particles: Particles) -> None:
         """Raise an InputError where a folder holds a run that cannot go on with these options.
 
         Learning rate, schedule, trainer and number of epochs may change; the model and its data may not.
         """
-        if not (path / "checkpoints" / "last.ckpt").is_file():
+        if not any((path / "checkpoints").glob("*.ckpt")):
             return
         old = Run.open(path)
         then = {**_model_of(old.config), "box_size": old.box_size, "n_particles": old.info["n_particles"]}
-        now = {
-            **_model_of(json.loads(json.dumps(config, default=str))),
-            "box_size": box_size,
-            "n_particles": len(particles),
-        }
+        sizes = {"box_size": box_size, "n_particles": len(particles)}
+        now = {**_model_of(json.loads(json.dumps(config, default=str))), **sizes}
         for key in sorted({**then, **now}, key=lambda name: name.count(".")):
             if then.get(key) != now.get(key):
                 raise InputError(
@@ -177,19 +183,13 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of best.ckpt and last.ckpt."""
+        """Folder of best.ckpt, last.ckpt and the one before that, previous.ckpt."""
         return self.path / "checkpoints"
 
     @property
-    def last_checkpoint(self) -> Path | None:
-        """Where training goes on from."""
-        path = self.checkpoints / "last.ckpt"
-        return path if path.is_file() else None
-
-    @property
     def best_checkpoint(self) -> Path:
-        """The checkpoint with the lowest held-out loss (the last one where nothing was held out)."""
-        for name in ("best.ckpt", "last.ckpt"):
+        """The one with the lowest held-out loss (the last one where nothing was held out)."""
+        for name in (BEST, LAST, PREVIOUS):
             if (self.checkpoints / name).is_file():
                 return self.checkpoints / name
         raise InputError(f"{self.checkpoints} holds no checkpoint: train first, or give another run")
@@ -207,9 +207,8 @@ class Run:
 
     def record(self, **facts: Any) -> None:
         """Add to run.json."""
-        path = self.path / "run.json"
-        content = read_json(path) if path.is_file() else {}
-        _write(path, json.dumps({**content, **facts}, indent=2, default=str))
+        content = {**self.facts(self.path), **facts}
+        _write(self.path / "run.json", json.dumps(content, indent=2, default=str))
         self.__dict__.pop("info", None)
 
     @cached_property
@@ -235,6 +234,7 @@ class Run:
         model = build_reconstructor(
             self.config, box_size=self.box_size, n_particles=int(self.info["n_particles"]), trust=self._trust
         )
+        require_whole(checkpoint, "take it away, and another checkpoint of the run is used")
         try:
             model.load_state_dict(load_weights(checkpoint))
         except RuntimeError as error:

@@ -11,7 +11,8 @@
 Writes the run folder: config.yaml and run.json (what made it), checkpoints/ (best by held-out loss, last),
 latents.npz, poses.star (with pose=refine; of a .cs, poses.cs too), analysis/report.html,
 tensorboard/ (see it with: tensorboard --logdir outputs/train).
-The same command with output=FOLDER goes on from FOLDER's last checkpoint.
+The same command with output=FOLDER goes on from FOLDER's last checkpoint, to the same numbers as if it had
+not been stopped: after Ctrl-C, SIGTERM, kill -9, a full disk (docs/reliability.md).
 """
 
 import logging
@@ -19,7 +20,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +53,7 @@ def train(
     epochs: int,
     memory_GB: float | None,
     resume: bool,
+    checkpoint_minutes: float,
     analyze: bool,
     trust: list[str],
 ) -> float:
@@ -75,6 +78,8 @@ def train(
         is free when it begins. A batch that does not fit is taken in parts, to the same result.
     resume
         Go on from the last checkpoint in `output`, where there is one.
+    checkpoint_minutes
+        Between two checkpoints within an epoch.
     analyze
         End with `drgn analyze`.
     trust
@@ -88,39 +93,18 @@ def train(
     config = {**locals()}
     if epochs < 1 or seed < 0:
         raise InputError(f"epochs={epochs} seed={seed}: expected at least one epoch, and a seed of 0 or more")
+    if checkpoint_minutes <= 0:
+        raise InputError(f"checkpoint_minutes={checkpoint_minutes}: expected more than 0")
     _quiet()
-    import numpy as np
-    import pytorch_lightning as pl
-    import torch
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
-    from pytorch_lightning.utilities.rank_zero import rank_zero_only
+    from pytorch_lightning.utilities import rank_zero_only
 
-    from drgn.data.progress import CheckProgress
+    from drgn.formats.lock import only_writer
     from drgn.models.halves import Halves
-    from drgn.models.latents import TableLatent
-    from drgn.models.poses import RefinedPose
     from drgn.models.reconstructor import Reconstructor
     from drgn.run import Run, build_reconstructor
     from drgn.simulate import make_missing
-    from drgn.training import memory, precision
-    from drgn.training.callbacks import (
-        BadBatches,
-        Draws,
-        EpochLine,
-        HyperParameters,
-        Pictures,
-        ProgressBar,
-        Throughput,
-    )
-    from drgn.training.checkpoint import load
-    from drgn.training.encode import encode, gathered
-    from drgn.training.loaders import Loaders
-    from drgn.training.module import ReconstructionModule
-    from drgn.training.processes import lost
-    from drgn.training.refinement import Refinement, refined, write_refined
-    from drgn.training.warmstart import fill, fit, fit_halves
+    from drgn.training import memory
 
-    started = time.perf_counter()
     memory.keep_freed()
     make_missing(dataset)
     node = {k: v for k, v in dataset.items() if k != "simulate"}
@@ -142,12 +126,52 @@ def train(
     ]
     if resume:
         Run.require_same(output, config, box_size=data.box_size, particles=particles)
-    pl.seed_everything(seed, workers=True, verbose=False)
+    with ExitStack() as held:
+        if rank_zero_only.rank == 0:  # the other processes of a distributed run belong to it
+            held.enter_context(only_writer(output, "output"))
+        score = _trained(config, data, model, steps)
+        if analyze and rank_zero_only.rank == 0:
+            _analyze(output, trust)
+    return score
 
-    settings = dict(trainer)
+
+def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps: list[Any]) -> float:
+    """Prepare, train and encode; `steps` are optimizer, schedule and pixels."""
+    import numpy as np
+    import pytorch_lightning as pl
+    import torch
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    from drgn.models.poses import RefinedPose
+    from drgn.run import Run
+    from drgn.training import precision
+    from drgn.training.callbacks import (
+        BadBatches,
+        Draws,
+        EpochLine,
+        HyperParameters,
+        Pictures,
+        ProgressBar,
+        Throughput,
+    )
+    from drgn.training.checkpoints import LastCheckpoint, SealedCheckpoints, newest
+    from drgn.training.encode import encode, gathered
+    from drgn.training.loaders import Loaders
+    from drgn.training.module import ReconstructionModule
+    from drgn.training.processes import lost
+    from drgn.training.refinement import refined, write_refined
+
+    started = time.perf_counter()
+    output, seed, trust, resume = (config[name] for name in ("output", "seed", "trust", "resume"))
+    particles, settings = data.particles, dict(config["trainer"])
+    pl.seed_everything(seed, workers=True, verbose=False)
+    measured = Run.facts(output).get("measured_precision", {}) if resume else {}
     if settings["precision"] == "auto":
         gpu = settings["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available()
-        settings["precision"], said = precision.choose(torch.device("cuda" if gpu else "cpu"))
+        device = "cuda" if gpu else "cpu"
+        chosen, said = precision.choose(torch.device(device))
+        measured = {device: chosen, **measured}  # a run goes on as it began
+        settings["precision"] = measured[device]
         say(f"precision {settings['precision']}: {said}", file=sys.stderr)
         config["trainer"] = settings
     data.prepare_data()
@@ -159,53 +183,42 @@ def train(
         )
     stack = data.dataset.stack.meta
     run = Run.create(
-        output, config, box_size=stack.box_size, pixel_size_A=stack.pixel_size_A, particles=particles
+        output,
+        config,
+        box_size=stack.box_size,
+        pixel_size_A=stack.pixel_size_A,
+        particles=particles,
+        measured_precision=measured,
     )
+    start = newest(run.checkpoints) if resume else None
     reconstructor = model(
         amplitude=data.dataset.signal_amplitude(data.rows(heldout=False)), density_scale=stack.density_scale
     )
     for penalty in reconstructor.nuisances:
         penalty.measure(data.dataset.taken(data.rows(heldout=False)[:_MEASURED]))
-    bases = reconstructor.bases
-    if bases and not (resume and run.last_checkpoint) and rank_zero_only.rank == 0:
-        began = time.perf_counter()
-        with CheckProgress("warm start") as shown:
-            known: dict[str, Any] = {
-                "beta": float(reconstructor.loss_function.weight(1 << 60)),  # type: ignore[operator]
-                "seed": seed,
-                "nuisance": next(iter(reconstructor.nuisances), None),
-                "progress": lambda what, done, n: shown.update(f"{what}, pass {done} of {n}"),
-            }
-            rows, images = data.rows(heldout=False), data.dataset
-            if isinstance(reconstructor.pose, RefinedPose):
-                known["poses"] = refinement = Refinement(reconstructor.pose, images)
-            if len(bases) == 1:
-                fit(bases[0], images, rows, **known)
-            else:
-                fit_halves(bases, images, rows, **known)
-            if isinstance(reconstructor.pose, RefinedPose):
-                refinement.keep()
-                images = refinement.dataset
-            if isinstance(reconstructor.latent, TableLatent):
-                fill(reconstructor.latent, bases, images)
-        say(f"warm start: {len(bases[0].density)} volumes in {time.perf_counter() - began:.0f} s", flush=True)
+    if start is None:
+        _warm_start(reconstructor, data, seed)
     module = ReconstructionModule(reconstructor, *steps)
     monitor = "heldout/loss" if len(data.rows(heldout=True)) else "train/loss_epoch"
-    checkpoint = pl.callbacks.ModelCheckpoint
-    best = checkpoint(dirpath=run.checkpoints, filename="best", monitor=monitor, enable_version_counter=False)
+    best = pl.callbacks.ModelCheckpoint(
+        dirpath=run.checkpoints, filename="best", monitor=monitor, enable_version_counter=False
+    )
+    last = LastCheckpoint(run.checkpoints, config["checkpoint_minutes"], anew=start is None)
     watchers: list[pl.Callback] = [
         best,
-        checkpoint(dirpath=run.checkpoints, filename="last", enable_version_counter=False),
+        last,
         Draws(seed),
         Throughput(),
         EpochLine(),
         BadBatches(particles.table["key"]),
         Pictures(),
-        *(build(node, trust=trust, key=f"callbacks.{name}") for name, node in callbacks.items()),
+        *(build(node, trust=trust, key=f"callbacks.{name}") for name, node in config["callbacks"].items()),
     ]
     if sys.stdout.isatty():
         watchers.append(ProgressBar())
-    log = None if logger is None else build(logger, trust=trust, key="logger")(save_dir=run.path)
+    log = None
+    if config["logger"] is not None:
+        log = build(config["logger"], trust=trust, key="logger")(save_dir=run.path)
     if log is None:
         watchers = [w for w in watchers if not isinstance(w, pl.callbacks.LearningRateMonitor)]
     else:
@@ -216,9 +229,10 @@ def train(
             settings,
             trust=trust,
             key="trainer",
-            max_epochs=epochs,
+            max_epochs=config["epochs"],
             logger=log if log is not None else False,
             callbacks=watchers,
+            plugins=[SealedCheckpoints()],
             enable_progress_bar=sys.stdout.isatty(),
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -229,25 +243,30 @@ def train(
     except (MisconfigurationException, ValueError) as error:
         raise InputError(f"trainer: {str(error).splitlines()[0]}") from None
     say(_summary(data, reconstructor, run.path), flush=True)
-    loaders = Loaders(data, fit="accumulate_grad_batches" not in settings, memory_GB=memory_GB)
-    last = run.last_checkpoint if resume else None
-    if last is not None:
-        load(last)  # a spoilt or malicious one is told of in a sentence
+    loaders = Loaders(data, fit="accumulate_grad_batches" not in settings, memory_GB=config["memory_GB"])
     try:
-        fitter.fit(module, loaders, ckpt_path=last, weights_only=True)
-    except RuntimeError as error:
-        if not lost(error):
-            raise
-        raise InputError(
-            "another process of this run cannot be reached: look at its own output; the same command in all"
-            f" of them goes on from the last checkpoint in output={run.path}"
-        ) from None
-    except SystemExit:  # Lightning's answer to Ctrl-C
+        fitter.fit(module, loaders, ckpt_path=start, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C and SIGTERM
         if not fitter.interrupted:
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
         say(f"interrupted; the same command with output={run.path} goes on", file=sys.stderr)
+        if last.asked == signal.SIGTERM:
+            sys.exit(128 + signal.SIGTERM)
         raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        if lost(error):
+            raise InputError(
+                "another process of this run cannot be reached: look at its own output; the same command in"
+                f" all of them goes on from the last checkpoint in output={run.path}"
+            ) from None
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a process that reads batches was ended from outside, as the system does where memory runs short:"
+            f" give a smaller dataset.workers= (0 reads in the training process); with output={run.path} the"
+            " same command goes on"
+        ) from None
     fitter.strategy.barrier()  # the checkpoints are written
     loader = data.predict_dataloader()
     encoded = encode(
@@ -275,9 +294,43 @@ def train(
         write_refined(refined(particles, run.model().pose, data.dataset), run.path)
     run.save_latents(encoded, data.heldout)
     say(f"best {monitor} {score:.5f}; run folder {run.path}", flush=True)
-    if analyze:
-        _analyze(run.path, trust)
     return score
+
+
+def _warm_start(reconstructor: Any, data: Any, seed: int) -> None:
+    """Fit the bases of a model, and what begins from them, in the first process."""
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from drgn.data.progress import CheckProgress
+    from drgn.models.latents import TableLatent
+    from drgn.models.poses import RefinedPose
+    from drgn.training.refinement import Refinement
+    from drgn.training.warmstart import fill, fit, fit_halves
+
+    bases = reconstructor.bases
+    if not bases or rank_zero_only.rank != 0:
+        return
+    began = time.perf_counter()
+    with CheckProgress("warm start") as shown:
+        known: dict[str, Any] = {
+            "beta": float(reconstructor.loss_function.weight(1 << 60)),
+            "seed": seed,
+            "nuisance": next(iter(reconstructor.nuisances), None),
+            "progress": lambda what, done, n: shown.update(f"{what}, pass {done} of {n}"),
+        }
+        rows, images = data.rows(heldout=False), data.dataset
+        if isinstance(reconstructor.pose, RefinedPose):
+            known["poses"] = refinement = Refinement(reconstructor.pose, images)
+        if len(bases) == 1:
+            fit(bases[0], images, rows, **known)
+        else:
+            fit_halves(bases, images, rows, **known)
+        if isinstance(reconstructor.pose, RefinedPose):
+            refinement.keep()
+            images = refinement.dataset
+        if isinstance(reconstructor.latent, TableLatent):
+            fill(reconstructor.latent, bases, images)
+    say(f"warm start: {len(bases[0].density)} volumes in {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def _options(verb: str) -> dict[str, Any]:
@@ -330,6 +383,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*run with no optimizer.*")  # volumes of a basis alone
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # `Loaders` sees to it
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
 
 

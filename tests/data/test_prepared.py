@@ -195,6 +195,7 @@ def test_a_killed_build_goes_on_where_it_stopped(make_particles, noise, make, tm
         "images.f16",
         "meta.json",
         "particles.parquet",
+        "sha256.json",
     ]
 
 
@@ -355,7 +356,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_read(
     particles = make_particles(noise(100, 16))
     free = shutil.disk_usage(tmp_path)._replace(free=10_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
-    monkeypatch.setattr(prepared, "_noise_std", None)
+    monkeypatch.setattr(prepared, "noise_std", None)
     needed = f"{100 * len(half_lattice(16, 2)) * 4 / 1000:.3g} kB"
     with pytest.raises(
         InputError, match=rf"need {needed} in .*prepared, where 10 kB are free.* dataset\.cache="
@@ -500,3 +501,28 @@ def test_memory_does_not_grow_with_the_number_of_images(make_particles, noise, m
         tracemalloc.stop()
     per_image = 16 * 16 * 4
     assert peaks[1] - peaks[0] < 0.5 * 1200 * per_image
+
+
+def test_a_damaged_stack_is_said_and_made_again(make_particles, noise, make, capsys):
+    particles = make_particles(noise(60, 16))
+    stack = make(particles, 16)
+    whole = (stack.folder / "images.f16").read_bytes()
+    for name in ("images.f16", "particles.parquet", "meta.json"):
+        path = stack.folder / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        again = make(particles, 16)
+        said = f"{stack.folder} is damaged (the SHA-256 of its {name} is another than when it was made)"
+        assert said in capsys.readouterr().err
+        assert (again.folder / "images.f16").read_bytes() == whole
+
+
+def test_a_stack_that_is_cut_off_while_it_is_read_is_a_sentence(make_particles, noise, make):
+    particles = make_particles(noise(60, 16))
+    stack = make(particles, 16)
+    with open(stack.folder / "images.f16", "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(InputError, match=r"images\.f16 has 1,000 bytes, where .* cut off"):
+        stack.read(np.arange(60))
+    assert len(make(particles, 16).read(np.arange(60))) == 60

@@ -15,14 +15,15 @@ from drgn.formats.particles import Particles
 from drgn.formats.star import write_blocks
 from drgn.run import Run
 
-CONTENT = ["checkpoints", "config.yaml", "latents.npz", "run.json", "tensorboard"]
+CHECKPOINTS = ["best.ckpt", "last.ckpt", "previous.ckpt"]
+CONTENT = [".lock", "checkpoints", "config.yaml", "latents.npz", "run.json", "tensorboard"]
 
 
 @pytest.mark.parametrize("latent", ["vae", "table", "none"])
 def test_every_latent_trains_to_a_run_that_can_be_used(train_tiny, latent):
     path = train_tiny(f"latent={latent}")
     assert sorted(p.name for p in path.iterdir()) == CONTENT
-    assert sorted(p.name for p in (path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(p.name for p in (path / "checkpoints").iterdir()) == CHECKPOINTS
     run, zdim = Run.open(path), 0 if latent == "none" else 2
     latents = run.latents()
     assert latents.z.shape == latents.logvar.shape == (300, zdim)

@@ -214,7 +214,7 @@ class Batches(Sampler[NDArray[np.int64]]):
     ) -> None:
         self.batch_size, self.seed, self._pieces = batch_size, seed, pieces
         self.rank, self.world_size, self._will_need = rank, world_size, will_need
-        self.epoch = 0
+        self.epoch = self._first = 0
         _, particle = np.unique(group, return_inverse=True)
         order = np.argsort(particle, kind="stable")
         self._rows = rows[order]
@@ -230,6 +230,10 @@ class Batches(Sampler[NDArray[np.int64]]):
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
         self.epoch = epoch
+
+    def begin(self, epoch: int, batches: int) -> None:
+        """Let the next epoch that is drawn be `epoch`, without its first batches."""
+        self.epoch, self._first = epoch, batches
 
     def _plan(self) -> list[list[NDArray[np.int64]]]:
         """The particles of each step of the epoch, from each shard."""
@@ -270,6 +274,7 @@ class Batches(Sampler[NDArray[np.int64]]):
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         plan = [piece for step in self._plan() for piece in self._share(step)]
         self.counts = np.array([counts for _, *counts in plan], np.int64).reshape(-1, 2)
+        plan, self._first = plan[self._first :], 0
         for number, (rows, *_) in enumerate(plan):
             if self._will_need is not None:
                 for later, *_ in plan[number + _AHEAD if number else 0 : number + _AHEAD + 1]:

@@ -14,14 +14,12 @@ import json
 import mmap
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +30,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drgn import __version__
-from drgn.data import building, identity
+from drgn.data import building, identity, sums
 from drgn.data.building import Cost, Plan
 from drgn.data.fields import Field, fields_of, require_box_size
 from drgn.data.header import read_meta, summary
 from drgn.data.identity import SourceFile
+from drgn.data.noise import noise_std
 from drgn.data.transform import FieldTransform
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 from drgn.formats.memory import give_back
 from drgn.formats.particles import Particles
 from drgn.formats.stacks import ImageReader
 from drgn.physics.grids import half_lattice
 
 _FORMAT = 2  # raised when the content of a prepared stack changes
-_SAMPLE = 1000  # images that the noise is measured on
 _FAULT_BYTES = 1 << 16  # the system maps so much of what it has in its cache around a page that is touched
 _MAPPED_BYTES = 1 << 23  # of the memory map that a process holds at a time
-_SAMPLE_OF_GROUP = 20  # and at least so many of each optics group, where it has them
 
 
 @dataclass
@@ -163,6 +160,12 @@ class PreparedStack:
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """Transforms (len(rows), P) complex64."""
+        size = self._map.size()  # of the file as it is now
+        if size < self.images.nbytes:  # reading on would end the process with a bus error
+            raise InputError(
+                f"{self.folder / 'images.f16'} has {size:,} bytes, where {self.images.nbytes:,} are expected:"
+                " it was cut off; the same command prepares the images again"
+            )
         self._mapped += len(rows) * (self.images[0].nbytes + _FAULT_BYTES)
         if self._mapped > _MAPPED_BYTES:  # the pages stay in the system's cache, not in this process
             self._map.madvise(mmap.MADV_DONTNEED)
@@ -269,7 +272,7 @@ def _finished(
     window: bool,
 ) -> PreparedStack | None:
     """Look for a finished stack that holds all these images, the one made for them first."""
-    if (folder / "meta.json").exists():
+    if (folder / "meta.json").exists() and _sound(folder):
         return PreparedStack(folder)
     others = [path.parent for path in sorted(cache.glob("*/meta.json")) if path.parent.suffix != ".partial"]
     for other in others:
@@ -278,10 +281,22 @@ def _finished(
             continue
         if not set(files) <= {SourceFile(*source) for source in meta["sources"]}:
             continue
+        if not _sound(other):
+            continue
         stack = PreparedStack(other)
         if (stack.find(particles)[0] >= 0).all():
             return stack
     return None
+
+
+def _sound(folder: Path) -> bool:
+    """Whether a stack is what it was when it was made; otherwise it is removed, which is said."""
+    wrong = sums.damage(folder)
+    if wrong is None:
+        return True
+    say(f"{folder} is damaged ({wrong}): its images are prepared again", file=sys.stderr)
+    shutil.rmtree(folder)
+    return False
 
 
 def _same(one: Field, other: Field) -> bool:
@@ -322,10 +337,10 @@ def _build(
         else:
             # too small a disk is told before the noise is measured
             building.require_space(partial.parent, len(plan) * plan.row_bytes)
-            measured = _noise_std(plan, group, images.particles.source.path, pool)
+            measured = noise_std(plan, group, images.particles.source.path, pool)
             state = {"done": 0, "rejected": [], "noise_std": measured.tolist()}
-        noise_std = np.array(state["noise_std"])
-        scale = 1 / (noise_std[group] * np.sqrt(energy[kinds]))  # noise variance 1
+        noise = np.array(state["noise_std"])
+        scale = 1 / (noise[group] * np.sqrt(energy[kinds]))  # noise variance 1
         plan.scale = (scale * images.column("data_sign").to_numpy()).astype(np.float32)
         del scale, group
         if say is not None:
@@ -342,14 +357,14 @@ def _build(
         original_box_size=fields[0].original_box_size,
         pixel_size_A=fields[0].original_pixel_size_A * fields[0].field_px / box_size,
         window=window,
-        noise_std=float(noise_std[largest]),
-        density_scale=float((box_size / fields[0].field_px) ** 3 * noise_std[largest] * np.sqrt(energy[0])),
+        noise_std=float(noise[largest]),
+        density_scale=float((box_size / fields[0].field_px) ** 3 * noise[largest] * np.sqrt(energy[0])),
         rejected=rejected,
         fields=fields,
         signal=(extent[0] / extent).tolist(),
         noise=[
             {"optics_group": names[code // len(fields)], "field": int(code % len(fields)), "std": float(std)}
-            for code, std in zip(codes, noise_std, strict=True)
+            for code, std in zip(codes, noise, strict=True)
         ],
         sources=images.files,
         provenance={
@@ -361,38 +376,5 @@ def _build(
         },
     )
     building.write_json(partial / "meta.json", asdict(meta))
+    sums.record(partial)
     state_file.unlink()
-
-
-def _noise_std(
-    plan: Plan, group: NDArray[np.int64], path: str, pool: ThreadPoolExecutor
-) -> NDArray[np.float64]:
-    """Standard deviation of the background in each group of images, over about 1,000 evenly spaced ones.
-
-    Images far louder than the others do not count. Images without noise (simulated, for tests) are measured
-    as a whole instead. A group without a usable image gets the mean of the others.
-    """
-    sizes = np.bincount(group)
-    share = max(_SAMPLE_OF_GROUP, _SAMPLE // len(sizes))
-    chunks, number_of_chunk = [], []
-    by_group = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
-    for number, members in enumerate(by_group):
-        rows = members[np.unique(np.linspace(0, len(members) - 1, min(len(members), share)).astype(np.int64))]
-        parts = np.array_split(rows, -(-len(rows) // plan.chunk))
-        chunks += parts
-        number_of_chunk += [number] * len(parts)
-    measured = list(pool.map(plan.variances, chunks))
-    variance = np.full(len(sizes), np.nan)
-    for number, own in groupby(zip(number_of_chunk, measured, strict=True), key=itemgetter(0)):
-        parts = [pair for _, pair in own]
-        noise, total = (_without_outliers(torch.cat(values)) for values in zip(*parts, strict=True))
-        variance[number] = noise if noise > 1e-4 * total else total
-    if not np.isfinite(variance).any():
-        raise InputError(f"{path}: the images are empty (constant or not finite), not particles")
-    return np.sqrt(np.where(np.isfinite(variance), variance, np.nanmean(variance)))
-
-
-def _without_outliers(variances: Tensor) -> float:
-    """Mean of the variances that are not far above their median; NaN of none."""
-    values = variances.double()
-    return float(values[values <= 10 * values.median()].mean()) if len(values) else float("nan")

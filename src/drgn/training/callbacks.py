@@ -67,16 +67,22 @@ class Throughput(Callback):
 
     def __init__(self) -> None:
         self._start = self._images = 0.0
+        self._batches = 0
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        """Start the clock of an epoch that is taken up within."""
+        self.on_train_epoch_start(trainer, module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
         """Start the clock."""
-        self._start, self._images = time.perf_counter(), 0.0
+        self._start, self._images, self._batches = time.perf_counter(), 0.0, 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the images."""
         self._images += len(batch["row"]) * trainer.world_size
+        self._batches += 1
 
     @property
     def images_per_second(self) -> float:
@@ -86,8 +92,7 @@ class Throughput(Callback):
     def seconds_left(self, trainer: pl.Trainer) -> float:
         """At the current speed, validation not counted."""
         steps_left = trainer.estimated_stepping_batches - trainer.global_step
-        done = max(1, trainer.fit_loop.epoch_progress.current.ready and trainer.fit_loop.batch_idx + 1)
-        return float(steps_left) * (time.perf_counter() - self._start) / done
+        return float(steps_left) * (time.perf_counter() - self._start) / max(1, self._batches)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Log the speed."""
@@ -118,8 +123,9 @@ class EpochLine(Callback):
             return
         values = trainer.callback_metrics
         parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
-        parts += [f"{n} {float(values[n]):.5f}" for n in ("train/loss", "heldout/loss") if n in values]
-        parts += [f"kl {float(values['train/kl']):.2f}"] if "train/kl" in values else []
+        shown = {"train/loss_epoch": "train/loss", "heldout/loss": "heldout/loss"}
+        parts += [f"{said} {float(values[name]):.5f}" for name, said in shown.items() if name in values]
+        parts += [f"kl {float(values['train/kl_epoch']):.2f}"] if "train/kl_epoch" in values else []
         speed = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
         if speed is not None:
             left = speed.seconds_left(trainer)
@@ -139,6 +145,14 @@ class BadBatches(Callback):
     def __init__(self, keys: pd.Series) -> None:
         self._keys = keys
         self._skipped = self._faulty = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many were told."""
+        return {"skipped": self._skipped, "faulty": self._faulty}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up."""
+        self._skipped, self._faulty = state_dict["skipped"], state_dict["faulty"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Report what is new, and log how many images were left out so far."""

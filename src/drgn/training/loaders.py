@@ -1,6 +1,7 @@
 """The one LightningDataModule: what Lightning asks of a data set, answered by `data.datamodule`."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -8,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from drgn.data.datamodule import ParticleDataModule
+from drgn.data.dataset import Batches
 from drgn.errors import InputError, say
 from drgn.physics.imaging import Batch
 from drgn.training import memory
@@ -35,6 +37,20 @@ class Loaders(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.data, self._fit, self._memory_GB = data, fit, memory_GB
+        self._epoch = self._steps = 0  # where the first epoch of this trainer begins
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch, and how many of its steps were taken."""
+        assert self.trainer is not None
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        epoch = self.trainer.current_epoch
+        if progress.is_last_batch:
+            return {"epoch": epoch + 1, "steps": 0}
+        return {"epoch": epoch, "steps": progress.current.processed // self.trainer.accumulate_grad_batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Begin there."""
+        self._epoch, self._steps = state_dict["epoch"], state_dict["steps"]
 
     def prepare_data(self) -> None:
         """Make the prepared stack (one process does)."""
@@ -97,7 +113,12 @@ class Loaders(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches."""
-        return self.data.train_dataloader()
+        loader = self.data.train_dataloader()
+        assert isinstance(loader.sampler, Batches)
+        assert self.trainer is not None
+        pieces = self.trainer.accumulate_grad_batches
+        loader.sampler.begin(self._epoch, self._steps * pieces)  # before a worker asks for the first one
+        return loader
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Held-out batches in order; none where nothing is held out."""

@@ -56,6 +56,8 @@ class ReconstructionModule(pl.LightningModule):
         self.faulty: list[int] = []  # those among them, and held-out ones, whose own loss was not finite
         self._rows: list[Tensor] = []  # of the pieces of this step
         self._finite = 0  # images with a finite loss in this epoch of training or validation
+        self._sums: dict[str, Tensor] = {}  # of the losses of this epoch's training so far, times images
+        self._images = 0  # of those sums
 
     images_seen: Tensor
 
@@ -92,7 +94,10 @@ class ReconstructionModule(pl.LightningModule):
             # the other processes wait for this one's gradients: give them zeros
             return sum((p.sum() * 0 for p in self.parameters()), torch.zeros((), device=self.device))
         self._finite += len(batch["row"])
-        self._log("train", loss, n, on_step=True)
+        self._images += n
+        for name, value in self._values("train", loss).items():
+            self.log(f"{name}_step", value, on_step=True, on_epoch=False, batch_size=n)
+            self._sums[name] = self._sums.get(name, 0) + value * n
         return total if total.requires_grad else None  # the volumes of a basis alone are not trained further
 
     def on_after_backward(self) -> None:
@@ -121,12 +126,38 @@ class ReconstructionModule(pl.LightningModule):
         if good.any():
             self._finite += int(good.sum())
             loss = Loss(*(part[good] for part in loss))
-            counts = self._counts(self.trainer.val_dataloaders, index)[0] > 0  # type: ignore[arg-type]
-            self._log("heldout", loss, int(good.sum()) * counts, on_step=False)
+            n = int(good.sum()) * (self._counts(self.trainer.val_dataloaders, index)[0] > 0)  # type: ignore[arg-type]
+            for name, value in self._values("heldout", loss).items():
+                self.log(name, value, on_epoch=True, batch_size=n, sync_dist=True)
 
     def on_train_epoch_start(self) -> None:
         """Count anew."""
-        self._finite = 0
+        self._finite = self._images = 0
+        self._sums = {}
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the means of an epoch: Lightning's own would forget what was before a resume within it."""
+        if self.trainer.is_last_batch:
+            for name, total in self._sums.items():
+                mean, n = total / max(1, self._images), self._images
+                self.log(f"{name}_epoch", mean, on_epoch=True, on_step=False, batch_size=n, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what was counted so far."""
+        checkpoint["counted"] = {
+            "finite": self._finite,
+            "images": self._images,
+            "sums": self._sums,
+            "skipped": self.skipped,
+            "faulty": self.faulty,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it up."""
+        counted = checkpoint.get("counted")
+        if counted is not None:
+            self._finite, self._images, self._sums = (counted[name] for name in ("finite", "images", "sums"))
+            self.skipped, self.faulty = list(counted["skipped"]), list(counted["faulty"])
 
     def on_validation_epoch_start(self) -> None:
         """Look back at the training, which is over for this epoch, and count anew."""
@@ -154,15 +185,13 @@ class ReconstructionModule(pl.LightningModule):
                 " trainer.gradient_clip_val=1"
             )
 
-    def _log(self, where: str, loss: Loss, n: int, *, on_step: bool) -> None:
+    def _values(self, where: str, loss: Loss) -> dict[str, Tensor]:
         scale = loss_scale(self.reconstructor)
-        values = {
+        return {
             f"{where}/loss": loss.total.detach().mean() / scale,
             f"{where}/reconstruction": loss.reconstruction.detach().mean() / scale,
             f"{where}/kl": loss.kl.detach().mean(),
         }
-        for name, value in values.items():
-            self.log(name, value, on_step=on_step, on_epoch=True, batch_size=n, sync_dist=not on_step)
 
     def configure_optimizers(self) -> dict[str, Any] | None:
         """Adam and its schedule over the whole run; None when there is nothing to train."""

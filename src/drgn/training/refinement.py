@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from drgn.data.dataset import ParticleDataset
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 from drgn.formats.particles import Particles
 from drgn.models.basis import Basis
 from drgn.models.modes import LinearModes
@@ -215,4 +215,4 @@ def write_refined(particles: Particles, folder: Path) -> None:
         try:
             particles.save(folder / "poses.cs")
         except InputError as error:
-            print(f"no poses.cs was written: {error}", file=sys.stderr)
+            say(f"no poses.cs was written: {error}", file=sys.stderr)
