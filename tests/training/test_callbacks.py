@@ -6,22 +6,21 @@ import torch
 from drgn.training import callbacks
 
 
-def draws(seed, epoch, process, batch=0):
+def draws(seed, epoch, process, batch=0, pieces=1):
     """Return what is drawn for a batch."""
-    trainer = SimpleNamespace(current_epoch=epoch, global_rank=process)
+    trainer = SimpleNamespace(current_epoch=epoch, global_rank=process, accumulate_grad_batches=pieces)
     callbacks.Draws(seed).on_train_batch_start(trainer, None, None, batch)
     return torch.randn(4).tolist()
 
 
-def test_draws_are_of_the_seed_the_epoch_and_the_process():
+def test_draws_are_of_the_seed_the_epoch_and_the_step():
     first = draws(0, 0, 0)
     torch.randn(7)
     assert draws(0, 0, 0) == first
-    assert len({tuple(draws(*which)) for which in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}) == 4
-
-
-def test_draws_go_on_within_an_epoch():
-    assert draws(0, 0, 0) != draws(0, 0, 0, batch=1)
+    assert draws(0, 0, 1) == first, "of any process"
+    assert len({tuple(draws(*which)) for which in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 0, 1)]}) == 4
+    assert draws(0, 0, 0, batch=2, pieces=3) == first, "of all pieces of a batch"
+    assert draws(0, 0, 0, batch=3, pieces=3) != first
 
 
 @pytest.mark.parametrize(
