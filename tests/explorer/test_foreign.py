@@ -99,7 +99,7 @@ def test_it_is_explored_in_the_browser(session, serve, open_page, tmp_path):
     rows = np.array(page.evaluate("Array.from(explorer.selection.rows)"))
     np.testing.assert_array_equal(rows, np.flatnonzero(session.required().z[:, 0] <= 0))
     box = page.locator("#points").bounding_box()
-    x, y = page.evaluate("explorer.scatter.plot.getScreenPosition(explorer.scatter.y.at[1])")  # the highest
+    x, y = page.evaluate("explorer.scatter.position(explorer.scatter.y.at[1])")  # the highest
     page.mouse.click(box["x"] + x, box["y"] + y)
     page.wait_for_function("explorer.volumes.layers.length == 1")
     assert page.evaluate("explorer.state.picked == explorer.scatter.y.at[1]")

@@ -50,7 +50,7 @@ def on_page(page, rows):
     """Pixels (M, 2) of particles on the page."""
     box = page.locator("#points").bounding_box()
     at = page.evaluate(
-        "rows => rows.map(r => explorer.scatter.plot.getScreenPosition(r))", list(map(int, rows))
+        "rows => rows.map(r => explorer.scatter.position(r))", list(map(int, rows))
     )
     return np.array(at) + np.array([box["x"], box["y"]])
 

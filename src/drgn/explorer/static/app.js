@@ -201,7 +201,7 @@ function wireView() {
     const lines = [`particle ${row}`, `${x.name}  ${tidy(x.values[row])}`, `${y.name}  ${tidy(y.values[row])}`];
     if (colour.values) lines.push(`${colour.name}  ${tidy(colour.values[row])}`);
     by("hover").textContent = lines.join("\n");
-    const [left, top] = scatter.plot.getScreenPosition(row) ?? [0, 0];
+    const [left, top] = scatter.position(row) ?? [0, 0];
     by("hover").style.left = `${Math.min(left + 12, scatter.canvas.clientWidth - 150)}px`;
     by("hover").style.top = `${Math.min(top + 12, scatter.canvas.clientHeight - 90)}px`;
   });

@@ -2,6 +2,7 @@
 
 import { createScatterplot } from "/static/vendor/regl-scatterplot.js";
 import { classColour, encode, viridis } from "/static/colours.js";
+import { directly, shuffled, Thinning, withoutAntialiasing } from "/static/thinning.js";
 
 const MANY = 500000; // points, from which on they are squares, not blended
 const SELECTED = "#d5261f";
@@ -10,11 +11,15 @@ const [LEFT, RIGHT, BOTTOM, TOP] = [-0.82, 0.94, -0.88, 0.93]; // of the canvas,
 export class Scatter extends EventTarget {
   constructor(canvas, overlay, n) {
     super();
-    Object.assign(this, { canvas, overlay, marks: {}, x: null, y: null, selected: [], lassoing: false });
-    this.plot = createScatterplot({
+    Object.assign(this, { canvas, overlay, marks: {}, x: null, y: null, selected: [], lassoing: false, many: n > MANY });
+    this.order = shuffled(n); // row of each point that is drawn
+    this.place = new Uint32Array(n); // point of each row
+    this.order.forEach((row, point) => { this.place[row] = point; });
+    overlay.getContext("2d", { willReadFrequently: true }); // drawn by the processor: a few lines, many times
+    this.plot = (this.many ? withoutAntialiasing : (make) => make())(() => createScatterplot({
       canvas,
       backgroundColor: "#ffffff",
-      performanceMode: n > MANY,
+      performanceMode: this.many,
       pointOutlineWidth: 0,
       pointSizeSelected: 0,
       opacityInactiveMax: 0.5,
@@ -25,7 +30,10 @@ export class Scatter extends EventTarget {
       deselectOnDblClick: false,
       deselectOnEscape: false,
       actionKeyMap: { lasso: "shift" },
-    });
+    }));
+    this.renderer = this.plot.get("renderer");
+    if (this.many) directly(this.renderer, canvas);
+    this.thinning = new Thinning(this.plot, n);
     this.plot.subscribe("lassoStart", () => { this.lassoing = true; });
     // a lasso that ends where it began is a click too, which is then no choice of a particle
     canvas.addEventListener("pointerdown", () => { this.lassoing = this.lassoed = false; });
@@ -33,15 +41,15 @@ export class Scatter extends EventTarget {
       if (this.lassoing) {
         this.lassoing = false;
         this.lassoed = true;
-        this.emit("lasso", Array.from(points));
+        this.emit("lasso", Uint32Array.from(points, (point) => this.order[point]).sort());
       } else if (this.lassoed) this.highlight(this.selected);
       else {
         this.highlight(this.selected);
-        this.emit("pick", points[points.length - 1]);
+        this.emit("pick", this.order[points[points.length - 1]]);
       }
     });
     this.plot.subscribe("deselect", () => this.highlight(this.selected));
-    this.plot.subscribe("pointover", (row) => this.emit("hover", row));
+    this.plot.subscribe("pointover", (point) => this.emit("hover", this.order[point]));
     this.plot.subscribe("pointout", () => this.emit("hover", null));
     this.plot.subscribe("view", () => this.decorate());
     new ResizeObserver(() => { this.fit(); this.decorate(); }).observe(canvas.parentElement);
@@ -52,6 +60,8 @@ export class Scatter extends EventTarget {
   fit() {
     const { clientWidth: width, clientHeight: height } = this.canvas.parentElement;
     this.plot.set({ width, height, aspectRatio: width / height });
+    this.renderer.resize(width, height); // not the whole window: each of its pixels costs time
+    this.renderer.refresh();
     this.overlay.width = width * devicePixelRatio;
     this.overlay.height = height * devicePixelRatio;
   }
@@ -64,14 +74,15 @@ export class Scatter extends EventTarget {
     this.colour = colour;
     this.encoded = encode(colour.values, colour.kind);
     const n = x.values.length;
-    const points = { x: placed(x.values, this.x, LEFT, RIGHT), y: placed(y.values, this.y, BOTTOM, TOP) };
-    if (this.encoded.z) points.z = this.encoded.z;
+    const drawn = (values) => Float32Array.from(this.order, (row) => values[row]);
+    const points = { x: drawn(placed(x.values, this.x, LEFT, RIGHT)), y: drawn(placed(y.values, this.y, BOTTOM, TOP)) };
+    if (this.encoded.z) points.z = drawn(this.encoded.z);
     this.plot.set({
       pointColor: this.encoded.map.length > 1 ? this.encoded.map : this.encoded.map[0],
       pointColorActive: this.encoded.map.map(() => SELECTED), // one for each colour, or it is not used
       pointColorHover: this.encoded.map.map(() => "#000000"),
       colorBy: this.encoded.z ? "valueA" : null,
-      opacityBy: n > MANY ? null : "density",
+      opacityBy: this.many ? null : "density",
       opacity: 1,
       pointSize: n > 200000 ? 2 : n > 20000 ? 3 : 4,
     });
@@ -87,7 +98,7 @@ export class Scatter extends EventTarget {
 
   highlight(rows) {
     this.selected = rows;
-    if (rows.length) this.plot.select(Array.from(rows), { preventEvent: true });
+    if (rows.length) this.plot.select(Array.from(rows, (row) => this.place[row]), { preventEvent: true });
     else this.plot.deselect({ preventEvent: true });
   }
 
@@ -103,11 +114,14 @@ export class Scatter extends EventTarget {
     this.decorate();
   }
 
+  // Pixels of a particle.
+  position(row) { return this.plot.getScreenPosition(this.place[row]); }
+
   // pixels of data coordinates, from where four particles are on the screen
   scales() {
     const axis = (which, part) => {
       const [low, high] = which.at;
-      const [a, b] = [this.plot.getScreenPosition(low), this.plot.getScreenPosition(high)];
+      const [a, b] = [this.position(low), this.position(high)];
       if (!a || !b) return null;
       const width = which.high - which.low || 1;
       const slope = (b[part] - a[part]) / width;
@@ -176,14 +190,24 @@ export class Scatter extends EventTarget {
     text(draw, tidy(legend.high), width - 10, 48, "right");
   }
 
-  // points and overlay as one picture
-  async picture() {
-    const all = document.createElement("canvas");
+  // a canvas with all points
+  async pixels() {
+    if (this.many) {
+      await this.thinning.whole();
+      return this.renderer.canvas;
+    }
     const image = await this.plot.export();
-    [all.width, all.height] = [image.width, image.height];
     const points = document.createElement("canvas");
     [points.width, points.height] = [image.width, image.height];
     points.getContext("2d").putImageData(image, 0, 0);
+    return points;
+  }
+
+  // points and overlay as one picture
+  async picture() {
+    const all = document.createElement("canvas");
+    const points = await this.pixels();
+    [all.width, all.height] = [points.width, points.height];
     const draw = all.getContext("2d");
     draw.fillStyle = "#fff"; draw.fillRect(0, 0, all.width, all.height);
     draw.drawImage(points, 0, 0);
