@@ -1,4 +1,4 @@
-"""Read the logs of run.py; write results.json and errors.png beside this file.
+"""Read the logs of run.py; write results.json and errors.png beside this file. Runs of other names stay.
 
 python collect.py NAME=LOG...
 """
@@ -21,7 +21,8 @@ LINE = re.compile(
 )
 
 here = Path(__file__).parent
-runs = {}
+path = here / "results.json"
+runs = json.loads(path.read_text()) if path.is_file() else {}
 for argument in sys.argv[1:]:
     name, _, log = argument.rpartition("=")
     found = [match.groupdict() for match in map(LINE.match, Path(log).read_text().splitlines()) if match]
@@ -29,7 +30,7 @@ for argument in sys.argv[1:]:
         {key: value if key == "step" else float(value) for key, value in row.items() if value is not None}
         for row in found
     ]
-(here / "results.json").write_text(json.dumps(runs, indent=1) + "\n")
+path.write_text(json.dumps(runs, indent=1) + "\n")
 figure, axes = plt.subplots(1, 3, figsize=(14, 4.8), layout="constrained")
 for number, (key, label) in enumerate(
     [
