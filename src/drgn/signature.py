@@ -24,6 +24,7 @@ _TRUSTED = (
     "drgn.simulation.molecules",
     "drgn.simulation.motions",
     "drgn.simulation.populations",
+    "drgn.training.processes",
     "drgn.training.schedules",
     "torch.nn",
     "torch.optim",
