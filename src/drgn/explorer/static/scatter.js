@@ -5,6 +5,7 @@ import { classColour, encode, viridis } from "/static/colours.js";
 import { directly, shuffled, Thinning, withoutAntialiasing } from "/static/thinning.js";
 
 const MANY = 500000; // points, from which on they are squares, not blended
+const FOLLOW_MS = 150; // until axes follow many points
 const SELECTED = "#d5261f";
 const [LEFT, RIGHT, BOTTOM, TOP] = [-0.82, 0.94, -0.88, 0.93]; // of the canvas, from -1 to 1
 
@@ -51,7 +52,7 @@ export class Scatter extends EventTarget {
     this.plot.subscribe("deselect", () => this.highlight(this.selected));
     this.plot.subscribe("pointover", (point) => this.emit("hover", this.order[point]));
     this.plot.subscribe("pointout", () => this.emit("hover", null));
-    this.plot.subscribe("view", () => this.decorate());
+    this.plot.subscribe("view", () => this.follow());
     new ResizeObserver(() => { this.fit(); this.decorate(); }).observe(canvas.parentElement);
   }
 
@@ -129,6 +130,14 @@ export class Scatter extends EventTarget {
     };
     const [x, y] = [axis(this.x, 0), axis(this.y, 1)];
     return x && y ? { x, y } : null;
+  }
+
+  // Axes and marks after the points; of many points a few times a second, for the canvas costs as much as they do.
+  follow() {
+    if (!this.many) return this.decorate();
+    if (this.following) return undefined;
+    this.following = setTimeout(() => { this.following = 0; this.decorate(); }, FOLLOW_MS);
+    return undefined;
   }
 
   decorate() {

@@ -4,8 +4,9 @@
 
 const AIM_MS = 38; // 26 frames a second
 const STILL_MS = 250;
-const FEW = 1000; // points that are always drawn
-const FIRST = 60000; // points of the first frame, before anything is measured
+const SMALL = 50000; // particles of a run whose points are all drawn always
+const FEW = 4000; // points of a larger one that are always drawn
+const FIRST = 20000; // points of the first frame, before anything is measured
 
 // Numbers from 0 to n - 1 in an order that is random, and the same each time.
 export function shuffled(n) {
@@ -32,7 +33,7 @@ export class Thinning {
 
   // How many of so many points are drawn now.
   part(count) {
-    if (count <= FEW) return count;
+    if (this.n <= SMALL || count <= FEW) return count;
     if (!this.measuring) this.measure();
     if (this.all) return count;
     const part = Math.min(count, Math.max(FEW, Math.ceil(this.share * count)));
