@@ -110,7 +110,7 @@ def test_a_host_is_cut_off_and_comes_back(start):
     assert codes == [0, 0], output
 
     run, programs = start("cut", 40)
-    while not (run / "checkpoints" / "last.ckpt").exists():
+    while not (run / "checkpoints" / "best.ckpt").exists():
         assert all(program.poll() is None for program in programs)
         time.sleep(0.05)
     ip("-n", HOSTS[1], "link", "set", "cable-two", "down")
