@@ -137,7 +137,6 @@ def train(
 
 def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps: list[Any]) -> float:
     """Prepare, train and encode; `steps` are optimizer, schedule and pixels."""
-    import numpy as np
     import pytorch_lightning as pl
     import torch
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -276,7 +275,7 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
         autocast=run.autocast_type(fitter.strategy.root_device),
         fit=data.heldout,
     )
-    encoded = gathered(encoded, np.concatenate(list(loader.sampler)))
+    encoded = gathered(encoded, loader.sampler)
     if not fitter.is_global_zero:
         return float("nan")
     score = float(best.best_model_score) if best.best_model_score is not None else float("nan")

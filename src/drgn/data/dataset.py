@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -235,48 +235,65 @@ class Batches(Sampler[NDArray[np.int64]]):
         """Let the next epoch that is drawn be `epoch`, without its first batches."""
         self.epoch, self._first = epoch, batches
 
-    def _plan(self) -> list[list[NDArray[np.int64]]]:
-        """The particles of each step of the epoch, from each shard."""
+    def _shards_drawn(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield the particles of each shard in the order of the epoch, and the edges of the steps in them."""
         generator = None if self.seed is None else np.random.default_rng([self.seed, self.epoch])
-        parts = []
+        i = np.arange(1, self._n_batches)
         for shard in self._shards:
             particles = shard if generator is None else generator.permutation(shard)
             if len(self._shards) > 1:
-                parts.append(np.array_split(particles, self._n_batches))
+                yield particles, _part(0, len(shard), np.arange(self._n_batches + 1), self._n_batches)
                 continue
             ends = np.cumsum(self._sizes[particles])
             # a batch ends with the particle in which a multiple of the batch size falls; each has one
-            i = np.arange(1, self._n_batches)
             last = np.maximum.accumulate(np.searchsorted(ends, i * self.batch_size) - i) + i
             last = np.minimum(last, len(particles) - 1 - self._n_batches + i)
-            parts.append(np.split(particles, last + 1))
-        return [list(step) for step in zip(*parts, strict=True)]
+            yield particles, np.concatenate([[0], last + 1, [len(particles)]])
 
-    def _share(self, step: list[NDArray[np.int64]]) -> list[tuple[NDArray[np.int64], int, int]]:
-        """Rows of this process in a step, in pieces, with how many count and how many all processes have."""
-        total = int(sum(self._sizes[particles].sum() for particles in step))
-        if len(step) == self.world_size:
-            mine = step[self.rank]
-        else:
-            mine = np.array_split(np.concatenate(step), self.world_size)[self.rank]
-        found = []
-        for particles in np.array_split(mine, self._pieces):
-            drawn = particles if len(particles) else step[0][:1]
-            sizes = self._sizes[drawn]
-            within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-            rows = self._rows[np.repeat(self._starts[drawn], sizes) + within]
-            found.append((rows, len(rows) if len(particles) else 0, total))
-        return found
+    def _plan(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All rows of the epoch in order, and which of them each batch of this process has; sets `counts`."""
+        drawn = list(self._shards_drawn())
+        total = sum(np.add.reduceat(self._sizes[particles], edges[:-1]) for particles, edges in drawn)
+        if len(drawn) == self.world_size:
+            particles, edges = drawn[self.rank]
+            begin, end = edges[:-1], edges[1:]
+        else:  # one shard, or one process with the shards of several
+            step = np.concatenate([np.repeat(np.arange(len(e) - 1), np.diff(e)) for _, e in drawn])
+            particles = np.concatenate([p for p, _ in drawn])[np.argsort(step, kind="stable")]
+            edges = np.sum([e for _, e in drawn], axis=0)
+            begin, end = (_part(edges[:-1], edges[1:], self.rank + k, self.world_size) for k in (0, 1))
+        piece = np.arange(self._pieces)
+        begin, end = (_part(begin[:, None], end[:, None], piece + k, self._pieces) for k in (0, 1))
+        none = begin == end  # the first particle of the step then, which does not count
+        begin, end = np.where(none, edges[:-1, None], begin), np.where(none, edges[:-1, None] + 1, end)
+        sizes = self._sizes[particles]
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        within = np.arange(ends[-1]) - np.repeat(ends[:-1], sizes)
+        rows = self._rows[np.repeat(self._starts[particles], sizes) + within]
+        bounds = np.stack([ends[begin], ends[end]], axis=-1).reshape(-1, 2)
+        own = np.where(none.reshape(-1), 0, bounds[:, 1] - bounds[:, 0])
+        self.counts = np.stack([own, np.repeat(total, self._pieces)], axis=1)
+        return rows, bounds
+
+    def rows(self) -> NDArray[np.int64]:
+        """All rows that this process gets in an epoch."""
+        rows, bounds = self._plan()
+        return np.concatenate([rows[low:high] for low, high in bounds])
 
     def __len__(self) -> int:
         return self._n_batches * self._pieces
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        plan = [piece for step in self._plan() for piece in self._share(step)]
-        self.counts = np.array([counts for _, *counts in plan], np.int64).reshape(-1, 2)
-        plan, self._first = plan[self._first :], 0
-        for number, (rows, *_) in enumerate(plan):
+        rows, bounds = self._plan()
+        bounds, self._first = bounds[self._first :], 0
+        for number, (low, high) in enumerate(bounds):
             if self._will_need is not None:
-                for later, *_ in plan[number + _AHEAD if number else 0 : number + _AHEAD + 1]:
-                    self._will_need(later)
-            yield rows
+                for begin, end in bounds[number + _AHEAD if number else 0 : number + _AHEAD + 1]:
+                    self._will_need(rows[begin:end])
+            yield rows[low:high]
+
+
+def _part(begin: Any, end: Any, number: Any, parts: int) -> Any:
+    """Where a part of the stretches from begin to end begins, parts of the sizes of np.array_split."""
+    each, more = np.divmod(end - begin, parts)
+    return begin + number * each + np.minimum(number, more)

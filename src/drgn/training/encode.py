@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from drgn.data.dataset import Batches
 from drgn.models.halves import Halves
 from drgn.models.latents import TableLatent
 from drgn.models.reconstructor import Reconstructor, loss_scale
@@ -106,13 +107,15 @@ def encode(
     return out
 
 
-def gathered(mine: Encoded, rows: NDArray[np.int64]) -> Encoded:
+def gathered(mine: Encoded, sampler: Batches) -> Encoded:
     """Bring what the processes of a distributed run encoded to the first of them.
 
     Parameters
     ----------
     mine
-        As of `encode`; only `rows` of it are this process's.
+        As of `encode`; of several processes each has its share.
+    sampler
+        What gave this process its share.
 
     Returns
     -------
@@ -121,7 +124,7 @@ def gathered(mine: Encoded, rows: NDArray[np.int64]) -> Encoded:
     """
     if not torch.distributed.is_initialized():
         return mine
-    first = torch.distributed.get_rank() == 0
+    rows, first = sampler.rows(), torch.distributed.get_rank() == 0
     parts: list[Any] | None = [None] * torch.distributed.get_world_size() if first else None
     torch.distributed.gather_object((rows, *(values[rows] for values in mine)), parts)
     for of, *values in parts or []:

@@ -80,14 +80,9 @@ class Loaders(pl.LightningDataModule):
             return
         kind = torch.bfloat16 if trainer.precision == "bf16-mixed" else None
         image_B = memory.of_an_image_B(model, data.dataset[rows], device, kind)
-        free_B = memory.available_B(device)
-        if device.type == "cpu":
-            together = trainer.num_devices
-            if self._memory_GB is not None:
-                free_B = int(self._memory_GB * 1e9)
-            free_B = None if free_B is None else free_B // together
-        elif self._memory_GB is not None:
-            free_B = int(self._memory_GB * 1e9)
+        free_B = memory.available_B(device) if self._memory_GB is None else int(self._memory_GB * 1e9)
+        if free_B is not None and device.type == "cpu":
+            free_B //= trainer.num_devices
         if image_B is None or free_B is None:
             return
         weights_B = sum(p.numel() * p.element_size() for p in model.parameters())
