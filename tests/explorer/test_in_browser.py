@@ -179,6 +179,29 @@ def test_from_a_lasso_to_a_star(open_page, address, run_folder, tmp_path):
     np.testing.assert_array_equal(other.evaluate("Array.from(explorer.selection.rows)"), rows)
 
 
+# Events of a click that two frames lie within, after the mouse has gone a long way since the frame before.
+SLOW_CLICK = """async ([x, y]) => {
+  const frame = () => new Promise(requestAnimationFrame);
+  const send = (type, x, y, buttons) => document.getElementById("points").dispatchEvent(
+    new MouseEvent(type, { clientX: x, clientY: y, buttons, bubbles: true }));
+  send("mousemove", x + 150, y - 200, 0);
+  await frame(); await frame();
+  send("mousemove", x, y, 0); send("mousedown", x, y, 1);
+  await frame(); await frame();
+  send("mouseup", x, y, 0); send("click", x, y, 0);
+}"""
+
+
+def test_a_click_is_one_where_frames_are_slow(open_page, address):
+    page = open_page(address)
+    lowest = page.evaluate("explorer.scatter.y.at[0]")
+    place = on_page(page, [lowest])
+    page.evaluate(SLOW_CLICK, place[0].tolist())
+    page.wait_for_function("explorer.state.picked != null", timeout=10_000)
+    assert page.evaluate("explorer.state.picked") == lowest
+    np.testing.assert_allclose(on_page(page, [lowest]), place, atol=0.1)  # the view stays
+
+
 def test_mistakes_are_told_in_words(open_page, address):
     page = open_page(address)
     page.click("#export")

@@ -38,6 +38,7 @@ export class Scatter extends EventTarget {
     this.plot.subscribe("lassoStart", () => { this.lassoing = true; });
     // a lasso that ends where it began is a click too, which is then no choice of a particle
     canvas.addEventListener("pointerdown", () => { this.lassoing = this.lassoed = false; });
+    canvas.addEventListener("mousedown", () => this.settle(), { capture: true });
     this.plot.subscribe("select", ({ points }) => {
       if (this.lassoing) {
         this.lassoing = false;
@@ -130,6 +131,14 @@ export class Scatter extends EventTarget {
     };
     const [x, y] = [axis(this.x, 0), axis(this.y, 1)];
     return x && y ? { x, y } : null;
+  }
+
+  // While the button is down, a frame moves the view by what the mouse went since the frame before: also by what it
+  // went before the button was down, where frames are slow, and a click is then no longer on its particle. So this
+  // is the frame before.
+  settle() {
+    const camera = this.plot.get("camera");
+    if (camera.tick()) camera.setView(camera.view); // it was zoomed: the next frame is to know it
   }
 
   // Axes and marks after the points; of many points a few times a second, for the canvas costs as much as they do.
