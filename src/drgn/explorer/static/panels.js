@@ -2,10 +2,14 @@
 
 import { act, by, complain, pick, saveSelection, say, stateName } from "/static/app.js";
 import { ask, fileUrl, json, save, saveFile } from "/static/api.js";
+import { Images } from "/static/images.js";
+import { fileButton, Path } from "/static/path.js";
 
 export class Panels {
   constructor(parts) {
-    Object.assign(this, parts, { anchors: [], seen: new Map(), path: null, weights: null });
+    Object.assign(this, parts, { seen: new Map(), weights: null });
+    this.path = new Path(this);
+    this.images = new Images(this);
   }
 
   wire() {
@@ -20,13 +24,11 @@ export class Panels {
       if (!layer) throw new Error("Click a particle first: there is no volume to save.");
       save(new Blob([layer.data]), `${stateName()}_${layer.label.replace(/\W+/g, "-")}.mrc`);
     });
+    by("scene-save").onclick = act(() => this.scene(), "writing for ChimeraX");
     by("picture-save").onclick = act(async () => save(await this.volumes.picture(), `${stateName()}_volume.png`));
-    by("add-anchor").onclick = act(async () => this.setAnchors([...this.anchors, this.needed()]));
-    by("anchors-clear").onclick = () => this.setAnchors([]);
-    by("path-make").onclick = act(() => this.makePath());
-    by("path-slider").oninput = act(() => this.at(Number(by("path-slider").value)));
-    by("path-play").onclick = act(() => this.play());
-    by("show-images").onclick = act(() => this.images(), "reading images");
+    by("local").onclick = act(() => this.local(), "local resolution");
+    this.path.wire();
+    this.images.wire();
     by("evidence").onclick = act(() => this.evidence());
   }
 
@@ -82,73 +84,20 @@ export class Panels {
     await this.decode(row, { half: 2, label: `particle ${row}, half 2`, beside: true });
   }
 
-  // ---- path
-  setAnchors(rows) {
-    this.anchors = rows;
-    by("anchors").textContent = rows.length ? `Anchors: ${rows.join(" → ")}` : "No anchors: click a particle, then “Add as anchor”.";
-    this.scatter.mark({ anchors: rows });
+  // The surface in colours of how far the half maps agree around each of its places.
+  async local() {
+    const row = this.needed();
+    await this.decode(row, { label: `particle ${row}` });
+    const layer = this.volumes.layers.at(-1);
+    const answer = await ask("confidence", { json: { row } });
+    const [low, high, window] = answer.headers.get("X-Low-High-Window").split(",").map(Number);
+    await this.volumes.colourBy(layer, await answer.arrayBuffer(), { low, high, window });
   }
 
-  async makePath() {
-    const how = by("path-how").value;
-    const asked = { kind: "path", how, name: by("path-name").value, movie: by("path-movie").checked,
-      points: Number(by("path-points").value), pc: Number(by("path-pc").value), anchors: this.anchors };
-    await this.start(asked);
-  }
-
-  async showPath(result) {
-    const volumes = result.files.filter((name) => /vol_\d+\.mrc$/.test(name));
-    this.path = { volumes, level: result.level };
-    this.scatter.mark({ path: result.at, at: 0 });
-    by("path-result").hidden = false;
-    by("path-slider").max = Math.max(volumes.length - 1, 0);
-    by("path-slider").value = 0;
-    const files = result.files.filter((name) => /\.(cxc|gif|mp4|csv|png)$/.test(name));
-    by("path-files").replaceChildren(...[...files, ...volumes].map(fileButton));
-    if (volumes.length) await this.at(0);
-  }
-
-  async at(number) {
-    const { volumes, level } = this.path;
-    this.scatter.mark({ at: number });
-    by("path-at").textContent = `${number + 1} of ${volumes.length}`;
-    const data = await (await ask(fileUrl(volumes[number]))).arrayBuffer();
-    const shown = this.volumes.layers.find((layer) => layer.what?.path);
-    await this.volumes.show(data, { label: `path, ${number + 1}`, level: shown?.level ?? level, what: { path: true } });
-  }
-
-  async play() {
-    for (let i = 0; i < this.path.volumes.length; i++) {
-      by("path-slider").value = i;
-      await this.at(i);
-    }
-  }
-
-  // ---- particles
-  async images() {
-    const chosen = this.selection.rows.length ? this.selection.rows : [this.needed()];
-    const step = Math.max(1, Math.floor(chosen.length / 8));
-    const rows = Array.from(chosen).filter((_, i) => i % step === 0).slice(0, 8);
-    const answer = await ask("images", { json: { rows, lowpass_A: Number(by("lowpass").value) } });
-    const names = answer.headers.get("X-Panels").split(",");
-    const [, panels, height, width] = answer.headers.get("X-Shape").split(",").map(Number);
-    const grey = new Uint8Array(await answer.arrayBuffer());
-    const grid = by("images");
-    grid.style.gridTemplateColumns = `46px repeat(${panels}, 1fr)`;
-    grid.replaceChildren(document.createElement("span"), ...names.map((name) => Object.assign(document.createElement("span"), { textContent: name })));
-    rows.forEach((row, i) => {
-      const link = Object.assign(document.createElement("button"), { textContent: row, title: "Show its volume" });
-      link.onclick = act(() => pick(row));
-      grid.append(link);
-      for (let panel = 0; panel < panels; panel++) {
-        const canvas = Object.assign(document.createElement("canvas"), { width, height });
-        const image = new ImageData(width, height);
-        const start = (i * panels + panel) * width * height;
-        for (let at = 0; at < width * height; at++) image.data.set([grey[start + at], grey[start + at], grey[start + at], 255], 4 * at);
-        canvas.getContext("2d").putImageData(image, 0, 0);
-        grid.append(canvas);
-      }
-    });
+  async scene() {
+    if (!this.volumes.layers.length) throw new Error("Click a particle first: there is no volume to write.");
+    const made = await json(`scenes/${encodeURIComponent(by("selection-name").value || "scene")}`, { method: "PUT", body: this.volumes.scene() });
+    await saveFile(made.files.at(-1));
   }
 
   // ---- evidence
@@ -170,12 +119,10 @@ export class Panels {
         await this.volumes.show(data, { label, level: levelOf(data), beside });
       }
     });
-    const curve = document.createElement("img");
-    curve.alt = "Fourier shell correlation";
-    if (files["fsc.png"]) curve.src = URL.createObjectURL(await (await ask(fileUrl(files["fsc.png"]))).blob());
+    const panels = files["fsc.png"] ? await halves(await (await ask(fileUrl(files["fsc.png"]))).blob()) : [];
     const list = Object.assign(document.createElement("div"), { className: "files" });
     list.append(both, ...result.files.filter((name) => name.endsWith(".mrc")).map(fileButton));
-    by("evidence-result").replaceChildren(words, list, curve);
+    by("evidence-result").replaceChildren(words, list, ...panels);
   }
 
   // ---- jobs and training
@@ -193,7 +140,7 @@ export class Panels {
       this.seen.set(job.number, { ...job, mine: known?.mine });
       if (known?.mine && known.state === "running" && job.state === "done") await this.finished(job).catch(complain);
     }
-    this.training(live);
+    this.training(live, jobs);
     return live;
   }
 
@@ -201,7 +148,7 @@ export class Panels {
     const { result } = await json(`jobs/${job.number}`);
     if (job.title.startsWith("path")) {
       this.open("path");
-      await this.showPath(result);
+      await this.path.show(result);
     } else if (job.title.startsWith("evidence")) {
       this.open("evidence");
       await this.showEvidence(job, result);
@@ -230,23 +177,33 @@ export class Panels {
     }));
   }
 
-  training(live) {
+  training(live, jobs) {
     const losses = live.losses["heldout/loss"] ?? live.losses["train/loss"] ?? [];
     by("training-words").textContent = live.epochs.length
       ? `${live.epochs.length} epochs; ${Object.entries(live.losses).map(([name, all]) => `${name} ${all.at(-1)?.toPrecision(5)}`).join(", ")}.`
       : "No losses are logged in this folder.";
-    if (this.weights && live.weights !== this.weights && by("follow").checked && this.state.picked != null) {
+    const newer = this.weights && live.weights !== this.weights;
+    if (newer && by("follow").checked && this.state.picked != null) {
       act(() => this.decode(this.state.picked, { label: `particle ${this.state.picked}, new weights` }))();
+    }
+    // when no encoding is going on: weights that come meanwhile are for the next one
+    this.stale ||= newer;
+    const encoding = jobs.some((job) => job.state === "running" && job.title.startsWith("encode"));
+    if (this.stale && by("follow-latents").checked && !encoding) {
+      this.stale = false;
+      act(() => this.start({ kind: "encode" }))();
     }
     this.weights = live.weights;
     if (losses.length) curves(by("losses"), live);
   }
 }
 
-function fileButton(name) {
-  const button = Object.assign(document.createElement("button"), { textContent: name.split("/").pop(), title: `Save ${name}` });
-  button.onclick = act(() => saveFile(name));
-  return button;
+// A picture of two panels side by side, one below the other, each as wide as the column; others as they are.
+async function halves(blob) {
+  const { width, height } = await createImageBitmap(blob);
+  const src = URL.createObjectURL(blob);
+  const made = (className) => Object.assign(document.createElement("img"), { src, className, alt: "Fourier shell correlation" });
+  return width > 2 * height ? ["left", "right"].map(made) : [made("")];
 }
 
 // Contour level of a map that comes without one: four standard deviations above the mean.
