@@ -63,12 +63,6 @@ def command(function: Callable[..., Any]) -> Callable[[], None]:
             _run(function, verb)
         except InputError as error:
             sys.exit(_complain(verb, str(error), 2))
-        except OSError as error:
-            if error.errno not in _REFUSED:
-                raise
-            where = error.filename or "a file of the output"
-            said = f"{where} is refused ({error.strerror}): make room there, or change its permissions"
-            sys.exit(_complain(verb, said, 2))
         except KeyboardInterrupt:
             sys.exit(_complain(verb, "interrupted", 130))
 
@@ -126,10 +120,11 @@ def _run(function: Callable[..., Any], verb: str) -> None:
             arguments = bind(function, options)
             _narrow_argv(options, config_dir)
             return function(**arguments)
-        except InputError as error:
-            if os.getpid() != process:  # a launcher's worker
+        except (InputError, OSError) as error:
+            mistake = error if isinstance(error, InputError) else _refusal(error)
+            if mistake is None or os.getpid() != process:  # a launcher's worker
                 raise
-            mistakes.append(error)  # kept back, since Hydra would print more than the one sentence
+            mistakes.append(mistake)  # kept back, since Hydra would print more than the one sentence
             return None
         finally:
             _leave_distributed(environment)
@@ -148,6 +143,15 @@ def _run(function: Callable[..., Any], verb: str) -> None:
         _complain(verb, str(mistake), 2)
     if mistakes:
         raise mistakes[-1]
+
+
+def _refusal(error: OSError) -> InputError | None:
+    """Turn what a disk answers, which is no defect, into a sentence; None of other errors."""
+    if error.errno not in _REFUSED:
+        return None
+    where = error.filename or "a file of the output"
+    said = os.strerror(error.errno)  # libraries put words of their own there
+    return InputError(f"{where} is refused ({said}): make room there, or change its permissions")
 
 
 def _flags_first() -> tuple[list[str], str | None]:

@@ -27,5 +27,12 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: object) -> None:
-        text = visible(message)
+        text = visible(_original(str(message)))
         super().__init__(text if len(text) <= _LONGEST else f"{text[:_LONGEST]} [...]")
+
+
+def _original(text: str) -> str:
+    """What an InputError of a process that reads batches said, before torch put a traceback around it."""
+    if text.startswith("Caught InputError in DataLoader worker"):
+        return text.rpartition("InputError: ")[2].strip()
+    return text

@@ -16,17 +16,31 @@ if TYPE_CHECKING:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to `path` on success and removed on failure.
 
-    The folder of `path` is created when it does not exist.
+    The folder of `path` is created when it does not exist. An OSError tells `path`, see `naming`.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays last, because some writers (numpy) add theirs when it is not there
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, target)
+        with naming(target):
+            yield temporary
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError the name of what is written, where it has none, or a temporary one: of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (
+            error.filename is None or f".{os.getpid()}.part" in str(error.filename)
+        ):
+            error.filename = str(path)
+        raise
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
