@@ -7,7 +7,6 @@ A mistake on the command line is answered by one sentence and exit code 2; only 
 Hydra is imported when a command runs, so that `--help` is instant.
 """
 
-import errno
 import os
 import re
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from drgn import CONF
-from drgn.errors import InputError, say, visible
+from drgn.errors import REFUSALS, InputError, say, visible
 from drgn.hints import explain, help_text, leaves
 from drgn.signature import bind, build
 
@@ -27,15 +26,6 @@ _HYDRA_NAMES = {
     "_target_": ("hydra.", "hydra_plugins."),
     "class": ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
     "()": ("colorlog.",),
-}
-# what a disk answers, which is no defect: full, over a quota or a largest size, read-only, not permitted
-_REFUSED = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
 }
 _VERSION_BASE = "1.3"  # the behaviour of Hydra that conf/ is written for
 
@@ -147,7 +137,7 @@ def _run(function: Callable[..., Any], verb: str) -> None:
 
 def _refusal(error: OSError) -> InputError | None:
     """Turn what a disk answers, which is no defect, into a sentence; None of other errors."""
-    if error.errno not in _REFUSED:
+    if error.errno not in REFUSALS:
         return None
     where = error.filename or "a file of the output"
     said = os.strerror(error.errno)  # libraries put words of their own there

@@ -1,7 +1,17 @@
 """The one exception that means "the input is at fault, not the program", and how it is told."""
 
+import errno
 from typing import Any
 
+# what a disk answers, which is no defect: full, over a quota or a largest size, read-only, not permitted
+REFUSALS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+}
 _LONGEST = 2000  # characters of a sentence
 
 

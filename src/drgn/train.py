@@ -237,7 +237,7 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
             max_epochs=config["epochs"],
             logger=log if log is not None else False,
             callbacks=watchers,
-            plugins=[SealedCheckpoints()],
+            plugins=[SealedCheckpoints(start)],
             enable_progress_bar=sys.stdout.isatty(),
             enable_model_summary=False,
             use_distributed_sampler=False,

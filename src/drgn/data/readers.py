@@ -47,10 +47,19 @@ def told_when_ended(then: str) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        if not _of_reader(error):
             raise
         raise InputError(
             "a process that reads batches was ended from outside, as the system does where memory runs short:"
             f" give a smaller dataset.workers= (0 reads in the training process); {then}"
         ) from None
+
+
+def _of_reader(error: Exception) -> bool:
+    """Say whether this is raised when a reading process is gone: by torch, or by the socket to it."""
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker" in str(error)
+    if isinstance(error, FileNotFoundError):
+        return error.filename is None
+    return isinstance(error, ConnectionError | EOFError)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drgn.errors import REFUSALS
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to `path` on success and removed on failure.
 
-    The folder of `path` is created when it does not exist. An OSError tells `path`, see `naming`.
+    The folder of `path` is created when it does not exist. What a disk answers tells `path`, see `naming`.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -32,13 +34,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError the name of what is written, where it has none, or a temporary one: of a full disk."""
+    """Let what a disk answers tell what is written, where it names no file, or a temporary one."""
     try:
         yield
     except OSError as error:
-        if error.errno is not None and (
-            error.filename is None or f".{os.getpid()}.part" in str(error.filename)
-        ):
+        part = f".{os.getpid()}.part"
+        if error.errno in REFUSALS and (error.filename is None or part in str(error.filename)):
             error.filename = str(path)
         raise
 
