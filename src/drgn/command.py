@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,8 @@ def _leave_distributed(environment: Mapping[str, str]) -> None:
     """Undo what Lightning leaves in the process after a distributed job: the next one starts its own."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+        with suppress(RuntimeError):  # another process is gone, which is told already
+            distributed.destroy_process_group()
     for name in set(os.environ) - set(environment):
         del os.environ[name]
     os.environ.update(environment)
