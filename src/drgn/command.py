@@ -7,16 +7,16 @@ A mistake on the command line is answered by one sentence and exit code 2; only 
 Hydra is imported when a command runs, so that `--help` is instant.
 """
 
-import errno
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from drgn import CONF
-from drgn.errors import InputError, say, visible
+from drgn.errors import REFUSALS, InputError, say, visible
 from drgn.hints import explain, help_text, leaves
 from drgn.signature import bind, build
 
@@ -27,15 +27,6 @@ _HYDRA_NAMES = {
     "_target_": ("hydra.", "hydra_plugins."),
     "class": ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
     "()": ("colorlog.",),
-}
-# what a disk answers, which is no defect: full, over a quota or a largest size, read-only, not permitted
-_REFUSED = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
 }
 _VERSION_BASE = "1.3"  # the behaviour of Hydra that conf/ is written for
 
@@ -63,12 +54,6 @@ def command(function: Callable[..., Any]) -> Callable[[], None]:
             _run(function, verb)
         except InputError as error:
             sys.exit(_complain(verb, str(error), 2))
-        except OSError as error:
-            if error.errno not in _REFUSED:
-                raise
-            where = error.filename or "a file of the output"
-            said = f"{where} is refused ({error.strerror}): make room there, or change its permissions"
-            sys.exit(_complain(verb, said, 2))
         except KeyboardInterrupt:
             sys.exit(_complain(verb, "interrupted", 130))
 
@@ -126,10 +111,11 @@ def _run(function: Callable[..., Any], verb: str) -> None:
             arguments = bind(function, options)
             _narrow_argv(options, config_dir)
             return function(**arguments)
-        except InputError as error:
-            if os.getpid() != process:  # a launcher's worker
+        except (InputError, OSError) as error:
+            mistake = error if isinstance(error, InputError) else _refusal(error)
+            if mistake is None or os.getpid() != process:  # a launcher's worker
                 raise
-            mistakes.append(error)  # kept back, since Hydra would print more than the one sentence
+            mistakes.append(mistake)  # kept back, since Hydra would print more than the one sentence
             return None
         finally:
             _leave_distributed(environment)
@@ -148,6 +134,15 @@ def _run(function: Callable[..., Any], verb: str) -> None:
         _complain(verb, str(mistake), 2)
     if mistakes:
         raise mistakes[-1]
+
+
+def _refusal(error: OSError) -> InputError | None:
+    """Turn what a disk answers, which is no defect, into a sentence; None of other errors."""
+    if error.errno not in REFUSALS:
+        return None
+    where = error.filename or "a file of the output"
+    said = os.strerror(error.errno)  # libraries put words of their own there
+    return InputError(f"{where} is refused ({said}): make room there, or change its permissions")
 
 
 def _flags_first() -> tuple[list[str], str | None]:
@@ -261,7 +256,8 @@ def _leave_distributed(environment: Mapping[str, str]) -> None:
     """Undo what Lightning leaves in the process after a distributed job: the next one starts its own."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+        with suppress(RuntimeError):  # another process is gone, which is told already
+            distributed.destroy_process_group()
     for name in set(os.environ) - set(environment):
         del os.environ[name]
     os.environ.update(environment)

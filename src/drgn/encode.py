@@ -29,6 +29,7 @@ def encode(*, run: Path, trust: list[str]) -> Path:
     """
     import torch
 
+    from drgn.data.readers import told_when_ended
     from drgn.run import Run
     from drgn.training.encode import encode as infer
 
@@ -36,13 +37,14 @@ def encode(*, run: Path, trust: list[str]) -> Path:
     data = opened.datamodule
     data.prepare_data()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoded = infer(
-        opened.model(device),
-        data.predict_dataloader(),
-        n=len(opened.particles()),
-        autocast=opened.autocast_type(device),
-        fit=data.heldout,
-    )
+    with told_when_ended("then start it again"):
+        encoded = infer(
+            opened.model(device),
+            data.predict_dataloader(),
+            n=len(opened.particles()),
+            autocast=opened.autocast_type(device),
+            fit=data.heldout,
+        )
     path = opened.save_latents(encoded, data.heldout)
     say(f"latents of {len(encoded.z):,} particles: {path}")
     return path

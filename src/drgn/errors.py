@@ -1,7 +1,17 @@
 """The one exception that means "the input is at fault, not the program", and how it is told."""
 
+import errno
 from typing import Any
 
+# what a disk answers, which is no defect: full, over a quota or a largest size, read-only, not permitted
+REFUSALS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+}
 _LONGEST = 2000  # characters of a sentence
 
 
@@ -27,5 +37,12 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: object) -> None:
-        text = visible(message)
+        text = visible(_original(str(message)))
         super().__init__(text if len(text) <= _LONGEST else f"{text[:_LONGEST]} [...]")
+
+
+def _original(text: str) -> str:
+    """What an InputError of a process that reads batches said, before torch put a traceback around it."""
+    if text.startswith("Caught InputError in DataLoader worker"):
+        return text.rpartition("InputError: ")[2].strip()
+    return text

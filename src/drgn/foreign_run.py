@@ -19,8 +19,8 @@ from drgn.formats.particles import Particles
 from drgn.models.foreign import ForeignDecoder
 from drgn.models.reconstructor import Reconstructor
 from drgn.run import Run
-from drgn.training.checkpoint import load
 from drgn.training.encode import Latents
+from drgn.training.run_files import load
 
 
 class ForeignRun(Run):

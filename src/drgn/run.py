@@ -35,9 +35,9 @@ from drgn.models.reconstructor import Reconstructor
 from drgn.physics.grids import half_lattice
 from drgn.signature import build
 from drgn.training import precision
-from drgn.training.checkpoint import checked_config, load_weights, read_facts, read_latents, require_fitting
 from drgn.training.decode import decode
 from drgn.training.encode import Encoded, Latents
+from drgn.training.run_files import checked_config, load_weights, read_facts, read_latents, require_fitting
 
 _RUNS = Path("outputs/train")
 

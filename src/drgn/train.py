@@ -18,6 +18,7 @@ not been stopped: after Ctrl-C, SIGTERM, kill -9, a full disk (docs/reliability.
 import logging
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -98,12 +99,15 @@ def train(
     _quiet()
     from pytorch_lightning.utilities import rank_zero_only
 
+    from drgn.data.readers import told_when_ended
+    from drgn.formats.atomic import naming
     from drgn.formats.lock import only_writer
     from drgn.models.halves import Halves
     from drgn.models.reconstructor import Reconstructor
     from drgn.run import Run, build_reconstructor
     from drgn.simulate import make_missing
     from drgn.training import memory
+    from drgn.training.processes import told_when_lost
 
     memory.keep_freed()
     make_missing(dataset)
@@ -129,6 +133,9 @@ def train(
     with ExitStack() as held:
         if rank_zero_only.rank == 0:  # the other processes of a distributed run belong to it
             held.enter_context(only_writer(output, "output"))
+        held.enter_context(naming(output))
+        held.enter_context(told_when_lost(output))
+        held.enter_context(told_when_ended(f"with output={output} the same command goes on"))
         score = _trained(config, data, model, steps)
         if analyze and rank_zero_only.rank == 0:
             _analyze(output, trust)
@@ -157,7 +164,6 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
     from drgn.training.encode import encode, gathered
     from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
-    from drgn.training.processes import lost
     from drgn.training.refinement import refined, write_refined
 
     started = time.perf_counter()
@@ -231,7 +237,7 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
             max_epochs=config["epochs"],
             logger=log if log is not None else False,
             callbacks=watchers,
-            plugins=[SealedCheckpoints()],
+            plugins=[SealedCheckpoints(start)],
             enable_progress_bar=sys.stdout.isatty(),
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -253,19 +259,6 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
         if last.asked == signal.SIGTERM:
             sys.exit(128 + signal.SIGTERM)
         raise KeyboardInterrupt from None
-    except RuntimeError as error:
-        if lost(error):
-            raise InputError(
-                "another process of this run cannot be reached: look at its own output; the same command in"
-                f" all of them goes on from the last checkpoint in output={run.path}"
-            ) from None
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(
-            "a process that reads batches was ended from outside, as the system does where memory runs short:"
-            f" give a smaller dataset.workers= (0 reads in the training process); with output={run.path} the"
-            " same command goes on"
-        ) from None
     fitter.strategy.barrier()  # the checkpoints are written
     loader = data.predict_dataloader()
     encoded = encode(
@@ -371,6 +364,12 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _quiet() -> None:
     """Keep Lightning's advertisements and its advice on loaders out of the output."""
     import pytorch_lightning  # noqa: F401  (its loggers set their own level when it is imported)
+
+    def tell(failed: threading.ExceptHookArgs) -> None:
+        if not issubclass(failed.exc_type, OSError):  # of TensorBoard's thread, raised again by its writer
+            threading.__excepthook__(failed)
+
+    threading.excepthook = tell
 
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
         for logger in (name, *(n for n in logging.root.manager.loggerDict if n.startswith(name + "."))):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from drgn.models.basis import Statistics, shared
-from drgn.models.modes import Subspace, posterior
+from drgn.models import basis
+from drgn.models.basis import Packed, Statistics, packed, shared, unpacked
+from drgn.models.classes import Classes
+from drgn.models.modes import LinearModes, Subspace, posterior
 from drgn.physics import fourier, imaging
 from drgn.physics.grids import half_lattice
 from drgn.physics.phantoms import GaussianPhantom
@@ -114,3 +116,50 @@ def test_without_a_latent_there_is_the_mean_alone():
     assert homogeneous.n_modes == 0
     assert homogeneous.transform(None).shape == (BOX, BOX, BOX)
     assert list(homogeneous.parameters()) == []
+
+
+def statistics_of(n, volumes):
+    """Statistics of n images of linear regressions on 20 values."""
+    generator = torch.Generator().manual_seed(2)
+    slices = torch.randn(n, 20, volumes, generator=generator)
+    return Statistics(slices.mT @ slices, slices.sum(1) + torch.randn(n, volumes, generator=generator))
+
+
+@pytest.mark.parametrize("volumes", [1, 2, 5, 9])
+def test_symmetric_matrices_are_packed_without_loss(volumes):
+    known = statistics_of(7, volumes)
+    gram = (known.gram + known.gram.mT) / 2
+    assert packed(gram).shape == (7, volumes * (volumes + 1) // 2)
+    assert torch.equal(unpacked(packed(gram)), gram)
+    order = torch.tensor([5, 0, 5])
+    assert torch.equal(Packed(packed(gram), known.overlap).some(order).gram, gram[order])
+
+
+@pytest.mark.parametrize("piece", [3, 100])  # of the 20 images
+@pytest.mark.parametrize("modes", [0, 1, 3])
+def test_the_moments_of_modes_are_those_of_their_whitened_posteriors(monkeypatch, piece, modes):
+    monkeypatch.setattr(basis, "_PIECE", piece)
+    known = statistics_of(20, modes + 1)
+    first, second = LinearModes(box_size=16, zdim=modes).moments(Packed(packed(known.gram), known.overlap))
+    assert first.dtype == second.dtype == torch.float32
+    assert torch.equal(first[:, 0], torch.ones(20))
+    assert torch.equal(second[:, 0], torch.ones(20))
+    if modes:
+        found = posterior(known)
+        covariance = torch.linalg.inv(found.precision)
+        spread = torch.cov(found.mean.T, correction=0).reshape(modes, modes) + covariance.mean(0)
+        whiten = torch.linalg.inv(torch.linalg.cholesky(spread))
+        mean = (found.mean - found.mean.mean(0)) @ whiten.T
+        torch.testing.assert_close(first[:, 1:], mean, atol=1e-5, rtol=1e-5)
+        square = mean[:, :, None] * mean[:, None] + whiten @ covariance @ whiten.T
+        torch.testing.assert_close(unpacked(second)[:, 1:, 1:], square, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(unpacked(second)[:, 0, 1:], first[:, 1:])
+
+
+def test_the_moments_of_classes_are_their_probabilities(monkeypatch):
+    monkeypatch.setattr(basis, "_PIECE", 3)
+    known, classes = statistics_of(20, 4), Classes(box_size=16, zdim=4)
+    probability = classes.encode(known)[0]
+    first, second = classes.moments(Packed(packed(known.gram), known.overlap))
+    torch.testing.assert_close(first, probability)
+    torch.testing.assert_close(unpacked(second), torch.diag_embed(probability))

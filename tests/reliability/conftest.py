@@ -141,3 +141,42 @@ def differences() -> Callable[[Path, Path], list[str]]:
         return found + [k for k in ("best_loss", "epochs") if runs[0].info[k] != runs[1].info[k]]
 
     return compare
+
+
+def mounted(folder: Path, *words: str) -> Path:
+    """Mount something on a folder, or skip the test where that is not permitted."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *words, folder], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    return folder
+
+
+def unmount(folder: Path) -> None:
+    """Take away what is mounted on a folder."""
+    subprocess.run(["umount", "--lazy", folder], capture_output=True, check=False)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Yield the folder of a small disk of its own."""
+    folder = mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=24m", "drgn-test")
+    yield folder
+    unmount(folder)
+
+
+@pytest.fixture
+def protect(tmp_path: Path) -> Iterator[tuple[Callable[[Path], None], Callable[[Path], None]]]:
+    """Yield a function that makes a folder read-only, for root too, and its reverse."""
+    mounted(tmp_path / "tried", "--bind", str(tmp_path / "tried"))
+    unmount(tmp_path / "tried")
+    folders = []
+
+    def bind(folder: Path) -> None:
+        folders.append(folder)
+        mounted(folder, "--bind", str(folder))
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+
+    yield bind, unmount
+    for folder in folders:
+        unmount(folder)

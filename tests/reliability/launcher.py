@@ -9,8 +9,12 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ import numba  # noqa: F401
 import pytorch_lightning  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 
+import drgn.data.building
 import drgn.run
 import drgn.train
 import drgn.training.callbacks
@@ -32,9 +37,60 @@ def kill(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def ask(number: int) -> Callable[..., None]:
-    """What sends a signal to this process."""
-    return lambda *_: os.kill(os.getpid(), number)
+def ask(*numbers: int) -> Callable[..., None]:
+    """What sends signals to this process, one after the other."""
+
+    def send(*_: Any) -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    return send
+
+
+def ask_all(name: str) -> Callable[..., None]:
+    """What sends a signal to this process and to those that it started, as a terminal or a scheduler does."""
+
+    def send(*_: Any) -> None:  # from another process: torch tells the signals of its own from others
+        subprocess.run(["kill", "-s", name, "--", f"-{os.getpgrp()}"], start_new_session=True, check=True)
+
+    return send
+
+
+def kill_reader(*_: Any) -> None:
+    """End a process that reads batches as the kernel does where memory is short."""
+    readers = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    os.kill(int(readers[-1]), signal.SIGKILL)
+
+
+def fill(folder: str, *_: Any) -> None:
+    """Leave no room where a folder is."""
+    with suppress(OSError), open(Path(folder) / "filler", "wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 10, 1):  # the last page, too
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+
+
+def hide(path: str, *_: Any) -> None:
+    """Take a file away."""
+    os.rename(path, path + ".hidden")
+
+
+def make_read_only(folder: str, *_: Any) -> None:
+    """Let nothing more be written to a folder, as the kernel does after an error of its disk."""
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+
+
+def cut(path: str, *_: Any) -> None:
+    """Let a file end early."""
+    os.truncate(path, 1000)
+
+
+def turn_back(*_: Any) -> None:
+    """Let the clock go back by a year."""
+    clock, clock_ns = time.time, time.time_ns
+    time.time, time.time_ns = lambda: clock() - 3.2e7, lambda: clock_ns() - 32 * 10**15
 
 
 def half_written(sealing: Sealing, data: bytes) -> None:
@@ -45,11 +101,23 @@ def half_written(sealing: Sealing, data: bytes) -> None:
     kill()
 
 
-DEEDS = {"kill": kill, "half": half_written, "int": ask(signal.SIGINT), "term": ask(signal.SIGTERM)}
+DEEDS = {
+    "kill": kill,
+    "half": half_written,
+    "int": ask(signal.SIGINT),
+    "int twice": ask(signal.SIGINT, signal.SIGINT),
+    "term": ask(signal.SIGTERM),
+    "int to all": ask_all("INT"),
+    "term to all": ask_all("TERM"),
+    "kill reader": kill_reader,
+    "turn back": turn_back,
+}
+DEEDS_TO = {"fill": fill, "hide": hide, "cut": cut, "read-only": make_read_only}  # of a path
 
 
-def break_off(at: str, count: int, deed: str) -> None:
+def break_off(at: str, count: int, deed: str, path: str | None = None) -> None:
     """Do a deed when a function, MODULE:NAME.NAME, is called for the nth time, before it does anything."""
+    done = DEEDS[deed] if path is None else partial(DEEDS_TO[deed], path)
     module, _, names = at.partition(":")
     owner: Any = importlib.import_module(module)
     *path, name = names.split(".")
@@ -59,7 +127,7 @@ def break_off(at: str, count: int, deed: str) -> None:
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == count:
-            DEEDS[deed](*args)
+            done(*args)
         return original(*args, **kwargs)
 
     setattr(owner, name, counted)
@@ -71,16 +139,21 @@ def child(
     at: str | None = None,
     count: int = 1,
     deed: str = "kill",
+    path: str | None = None,
+    then: Sequence[dict[str, Any]] = (),
     largest_file: int | None = None,
 ) -> int:
-    """Run drgn train; returns its exit status."""
+    """Run drgn train with what `break_off` is given, first and then; returns its exit status."""
+    os.setpgrp()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     if at is not None:
-        break_off(at, count, deed)
+        break_off(at, count, deed, path)
+    for more in then:
+        break_off(**more)
     sys.argv = ["drgn train", *options]
     sys.modules["__main__"] = drgn.train
     try:

@@ -1,36 +1,199 @@
 """What a person does to a run, and what the machine does: a sentence, and nothing is lost."""
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import drgn
 from drgn.errors import InputError
 from drgn.formats.lock import only_writer
+from drgn.run import Run
 
 STEP = "drgn.training.module:ReconstructionModule.training_step"
 VALIDATION = "drgn.training.module:ReconstructionModule.validation_step"
+SAVE = "pytorch_lightning.trainer.trainer:Trainer.save_checkpoint"
+WRITE = "drgn.formats.seal:Sealing.write"
 
 
 @pytest.mark.parametrize(
-    ("deed", "status", "at", "count"),
-    [("int", 130, STEP, 20), ("term", 143, STEP, 20), ("int", 130, VALIDATION, 2)],
+    ("deed", "status", "at", "count", "workers"),
+    [
+        ("int", 130, STEP, 20, 0),
+        ("term", 143, STEP, 20, 0),
+        ("int", 130, VALIDATION, 2, 0),
+        ("term to all", 143, STEP, 20, 2),  # as a scheduler sends it
+        pytest.param("int to all", 130, VALIDATION, 2, 2, marks=pytest.mark.full),  # as a terminal does
+    ],
 )
 def test_a_run_that_is_asked_to_stop_writes_a_checkpoint_and_goes_on_from_there(
-    launch, changing, straight, differences, tmp_path, deed, status, at, count
+    launch, changing, straight, differences, tmp_path, deed, status, at, count, workers
 ):
     options = [*changing, f"output={tmp_path / 'run'}", "checkpoint_minutes=100"]
-    ended = launch(*options, at=at, count=count, deed=deed)
+    ended = launch(*options, f"dataset.workers={workers}", at=at, count=count, deed=deed)
     assert ended.status == status, ended.said
-    assert f"SIG{deed.upper()}: stopping at the next step, with a checkpoint" in ended.said
+    name = deed.split()[0].upper()
+    assert f"SIG{name}: stopping at the next step, with a checkpoint" in ended.said
     assert f"interrupted; the same command with output={tmp_path / 'run'} goes on" in ended.said
+    assert "Traceback" not in ended.said
+    if at == STEP:
+        assert steps_of(tmp_path / "run" / "checkpoints" / "last.ckpt") == 20
+    ended = launch(*options)
+    assert ended.status == 0, ended.said
+    assert "warm start" not in ended.said
+    assert differences(tmp_path / "run", straight) == []
+
+
+def steps_of(checkpoint):
+    return torch.load(checkpoint, weights_only=True)["global_step"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"at": STEP, "count": 20, "deed": "int twice"},
+        pytest.param(
+            {"at": SAVE, "count": 2, "deed": "int", "then": [{"at": WRITE, "count": 400, "deed": "int"}]},
+            marks=pytest.mark.full,
+        ),
+    ],
+    ids=["in a step", "in the last checkpoint"],
+)
+def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint(
+    launch, changing, straight, differences, tmp_path, how
+):
+    options = [*changing, f"output={tmp_path / 'run'}", "checkpoint_minutes=100"]
+    ended = launch(*options, **how)
+    assert ended.status == 130, ended.said
+    assert "Ctrl-C again stops at once" in ended.said
+    assert "Traceback" not in ended.said
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert steps_of(checkpoints / "last.ckpt") in (0, 15)  # of the start, or of the first epoch's end
+    assert not list(checkpoints.glob(".*"))
+    ended = launch(*options)
+    assert ended.status == 0, ended.said
+    assert "damaged" not in ended.said
+    assert differences(tmp_path / "run", straight) == []
+
+
+@pytest.mark.parametrize(
+    ("at", "count"),
+    [
+        (STEP, 20),
+        pytest.param(VALIDATION, 2, marks=pytest.mark.full),
+        pytest.param(WRITE, 400, marks=pytest.mark.full),
+        pytest.param("drgn.run:Run.save_latents", 1, marks=pytest.mark.full),
+    ],
+)
+def test_a_reading_process_that_the_kernel_ends_is_a_sentence(
+    launch, changing, straight, differences, tmp_path, at, count
+):
+    options = [*changing, f"output={tmp_path / 'run'}"]
+    ended = launch(*options, "dataset.workers=2", at=at, count=count, deed="kill reader")
+    assert ended.status == 2, ended.said
+    said = ended.said.strip().splitlines()[-1]
+    assert said.startswith("drgn train: a process that reads batches was ended from outside, as the system")
+    assert "give a smaller dataset.workers=" in said
+    assert f"with output={tmp_path / 'run'} the same command goes on" in said
     assert "Traceback" not in ended.said
     ended = launch(*options)
     assert ended.status == 0, ended.said
     assert "warm start" not in ended.said
+    assert differences(tmp_path / "run", straight) == []
+
+
+def test_what_a_reading_process_finds_wrong_is_a_sentence(launch, tiny, own_toy, tmp_path):
+    options = [*tiny, f"dataset.particles={own_toy}", f"dataset.cache={tmp_path / 'prepared'}"]
+    options += ["latent=none", "warmstart=none", "dataset.preflight=false", f"output={tmp_path / 'run'}"]
+    assert launch(*options).status == 0
+    images = next((tmp_path / "prepared").glob("*/images.f16"))
+    again = [*options, "dataset.workers=1", "resume=false"]
+    ended = launch(*again, at=STEP, count=2, deed="cut", path=str(images))
+    assert ended.status == 2, ended.said
+    assert ended.said.strip().splitlines()[-1].startswith(f"drgn train: {images} has 1,000 bytes, where ")
+    assert "Traceback" not in ended.said
+
+
+@pytest.fixture
+def own_toy(toy, tmp_path):
+    """Return a copy of the toy set whose stack may be spoilt."""
+    shutil.copytree(toy.parent, tmp_path / "toy")
+    return tmp_path / "toy" / toy.name
+
+
+def test_source_stacks_that_vanish_while_training_do_not_matter(
+    launch, changing, straight, differences, own_toy, tmp_path
+):
+    stack = own_toy.with_suffix(".mrcs")
+    options = [*changing, f"dataset.particles={own_toy}", f"dataset.cache={tmp_path / 'prepared'}"]
+    options += ["dataset.preflight=false", f"output={tmp_path / 'run'}"]
+    ended = launch(*options, at=STEP, count=20, deed="hide", path=str(stack))
+    assert ended.status == 0, ended.said
+    assert differences(tmp_path / "run", straight) == []
+    ended = launch(*options)
+    assert ended.status == 2, ended.said
+    assert ended.said.strip().splitlines()[-1].startswith("drgn train: ")
+    assert stack.name in ended.said.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("deed", "said"), [("hide", "No such file or directory"), ("cut", "ended while it was read")]
+)
+def test_a_source_stack_that_vanishes_while_it_is_prepared_is_named(
+    launch, tiny, own_toy, tmp_path, deed, said
+):
+    stack = own_toy.with_suffix(".mrcs")
+    whole = stack.read_bytes()
+    options = [*tiny, f"dataset.particles={own_toy}", f"dataset.cache={tmp_path / 'prepared'}"]
+    options += ["latent=none", "warmstart=none", "dataset.preflight=false", f"output={tmp_path / 'run'}"]
+    at = "drgn.data.prepared:noise_std" if deed == "hide" else "drgn.data.building:write_images"
+    ended = launch(*options, at=at, deed=deed, path=str(stack))
+    assert ended.status == 2, ended.said
+    last = ended.said.strip().splitlines()[-1]
+    assert last.startswith(f"drgn train: {stack} ")
+    assert said in last
+    assert "Traceback" not in ended.said
+    stack.write_bytes(whole)
+    ended = launch(*options)
+    assert ended.status == 0, ended.said
+
+
+def test_images_that_are_no_numbers_are_named_and_left_out(launch, tiny, own_toy, tmp_path):
+    stack = own_toy.with_suffix(".mrcs")
+    header = stack.stat().st_size - 300 * 16 * 16 * 4
+    images = np.memmap(stack, np.float32, "r+", header, (300, 16, 16))
+    images[3], images[10, 5, 5], images[299] = np.nan, np.nan, np.inf
+    images.flush()
+    options = [*tiny, f"dataset.particles={own_toy}", f"dataset.cache={tmp_path / 'prepared'}"]
+    options += ["latent.zdim=2", f"output={tmp_path / 'run'}"]
+    ended = launch(*options)
+    assert ended.status == 0, ended.said
+    assert "3 images are constant or not finite and are left out: " in ended.said
+    run = Run(tmp_path / "run")
+    keys = run.particles().table["key"]
+    assert run.info["rejected"] == keys.iloc[[3, 10, 299]].tolist()
+    assert run.info["skipped_images"] == 0
+    assert np.isfinite(run.info["best_loss"])
+    assert np.isfinite(run.latents().z).all()
+
+
+def test_a_clock_that_goes_back_changes_nothing(launch, changing, straight, differences, tmp_path):
+    options = [*changing, f"output={tmp_path / 'run'}"]
+    back = {"at": STEP, "count": 5, "deed": "turn back"}
+    assert launch(*options, **back, then=[{"at": STEP, "count": 20, "deed": "kill"}]).status == -9
+    checkpoints = tmp_path / "run" / "checkpoints"
+    os.utime(checkpoints / "last.ckpt", (0, 0))  # older than previous.ckpt, by its date
+    ended = launch(*options, **back)
+    assert ended.status == 0, ended.said
+    (line,) = [line for line in ended.said.splitlines() if line.startswith("epoch 2/2")]
+    assert line.endswith("0 s left")
+    assert "damaged" not in ended.said
     assert differences(tmp_path / "run", straight) == []
 
 
@@ -52,7 +215,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(
     assert differences(tmp_path / "run", straight) == []
 
 
-def test_a_full_disk_is_a_sentence_and_leaves_the_last_checkpoint(
+def test_a_file_that_may_not_grow_is_a_sentence_and_leaves_the_last_checkpoint(
     launch, changing, straight, differences, tmp_path
 ):
     options = [*changing, f"output={tmp_path / 'run'}"]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from drgn.run import Run
 
 HOSTS = ("drgn-one", "drgn-two")
+PAUSED = str(Path(__file__).with_name("paused.py"))
 
 
 def ip(*words):
@@ -50,9 +52,9 @@ def hosts():
 
 @pytest.fixture
 def start(hosts, tiny, environment, tmp_path):
-    """Return a function: begin the run in both hosts; their programs."""
+    """Return a function: begin the run in both hosts, to wait where a function is called; their programs."""
 
-    def begin(name, epochs, timeout_s=20):
+    def begin(name, epochs, timeout_s=20, pause_at=None):
         command = [
             "-m",
             "torch.distributed.run",
@@ -80,8 +82,7 @@ def start(hosts, tiny, environment, tmp_path):
                 sys.executable,
                 *command,
                 f"--node-rank={rank}",
-                "-m",
-                "drgn.train",
+                *(["-m", "drgn.train"] if pause_at is None else [PAUSED, pause_at, str(tmp_path)]),
             ]
             programs.append(
                 subprocess.Popen(
@@ -128,3 +129,31 @@ def test_a_host_is_cut_off_and_comes_back(start):
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, msg=name)
     assert Run.open(run).info["best_loss"] == pytest.approx(Run.open(whole).info["best_loss"], rel=1e-6)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "drgn.run:Run.create",
+        "torch.distributed:init_process_group",
+        "pytorch_lightning.strategies.ddp:DDPStrategy._setup_model",
+        "drgn.training.loaders:Loaders.setup",
+        "drgn.training.checkpoints:LastCheckpoint.on_train_start",
+        "drgn.training.module:ReconstructionModule.training_step",
+    ],
+)
+def test_a_host_that_is_cut_off_before_the_first_step_is_a_sentence(start, tmp_path, moment):
+    run, programs = start("early", 1, timeout_s=30, pause_at=moment)
+    while len(list(tmp_path.glob("reached.*"))) < 2:
+        assert all(program.poll() is None for program in programs), "\n".join(finished(programs, 60)[1])
+        time.sleep(0.05)
+    ip("-n", HOSTS[1], "link", "set", "cable-two", "down")
+    (tmp_path / "go").touch()
+    codes, output = finished(programs, 180)
+    assert 0 not in codes
+    for text in output:
+        assert "Error executing job" not in text, text
+        assert "src/drgn" not in text, text  # a traceback through the program
+    assert any("another process of this run cannot be reached" in text for text in output), output
+    assert not (run / "latents.npz").exists()

@@ -4,11 +4,15 @@ import json
 import subprocess
 import sys
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from drgn.errors import InputError
 from drgn.run import Run
+from drgn.training.processes import told_when_lost
 
 RECORDER = '''
 import json, os
@@ -99,3 +103,23 @@ def test_parts_and_processes_together(trained_by):
     _, (first, second), _ = trained_by(2, *options, "+trainer.accumulate_grad_batches=2")
     steps = (np.array(first) + np.array(second)).reshape(-1, 2).sum(1) / 2
     np.testing.assert_allclose(steps[:50], one[1][0][:50], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("error", "world_size", "told"),
+    [
+        (torch.distributed.DistStoreError("wait timeout after 20000ms"), 1, True),
+        (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:1] Connection closed"), 1, True),
+        (RuntimeError("Connection reset by peer"), 2, True),
+        (RuntimeError("Socket Timeout"), 2, True),
+        (RuntimeError("Connection reset by peer"), 1, False),
+        (RuntimeError("shape [3] is invalid"), 2, False),
+    ],
+)
+def test_the_loss_of_another_process_is_a_sentence(monkeypatch, error, world_size, told):
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    expected = InputError if told else RuntimeError
+    with pytest.raises(expected) as raised, told_when_lost(Path("run")):
+        raise error
+    assert (type(raised.value) is InputError) == told
+    assert ("goes on from the last checkpoint in output=run" in str(raised.value)) == told

@@ -18,6 +18,7 @@ from drgn.data.halves import halves_of, require_whole_particles
 from drgn.data.preflight import Report, digest, preflight, require_sound
 from drgn.data.prepared import PreparedStack, prepare
 from drgn.data.progress import CheckProgress, PrepareProgress
+from drgn.data.readers import leave_signals
 from drgn.errors import InputError, say
 from drgn.formats.atomic import replacing
 from drgn.formats.memory import give_back
@@ -260,6 +261,7 @@ class ParticleDataModule:
             sampler=sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            worker_init_fn=leave_signals if self.workers else None,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
 

@@ -38,6 +38,7 @@ from drgn.data.identity import SourceFile
 from drgn.data.noise import noise_std
 from drgn.data.transform import FieldTransform
 from drgn.errors import InputError, say
+from drgn.formats.atomic import naming
 from drgn.formats.memory import give_back
 from drgn.formats.particles import Particles
 from drgn.formats.stacks import ImageReader
@@ -252,7 +253,8 @@ def prepare(
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "meta.json").exists():
-            _build(images, partial, box_size, window, say, progress)
+            with naming(cache):
+                _build(images, partial, box_size, window, say, progress)
             os.fsync(lock)
             os.replace(partial, folder)
         else:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drgn.errors import REFUSALS
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -16,17 +18,30 @@ if TYPE_CHECKING:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to `path` on success and removed on failure.
 
-    The folder of `path` is created when it does not exist.
+    The folder of `path` is created when it does not exist. What a disk answers tells `path`, see `naming`.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays last, because some writers (numpy) add theirs when it is not there
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, target)
+        with naming(target):
+            yield temporary
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let what a disk answers tell what is written, where it names no file, or a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        part = f".{os.getpid()}.part"
+        if error.errno in REFUSALS and (error.filename is None or part in str(error.filename)):
+            error.filename = str(path)
+        raise
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from drgn.errors import InputError, say
@@ -51,8 +51,9 @@ def only_writer(folder: Path, option: str) -> Iterator[None]:
                 file=sys.stderr,
             )
         else:
-            os.ftruncate(file, 0)
-            os.pwrite(file, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+            with suppress(OSError):  # a full disk has no room for it, which what is written next tells
+                os.ftruncate(file, 0)
+                os.pwrite(file, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
         yield
     finally:
         os.close(file)

@@ -4,6 +4,8 @@ What an image says of the weights is all in two small arrays, see `Statistics`, 
 CTF. The volumes are found by expectation-maximisation (`training.expectation`) before a network is trained.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
@@ -16,6 +18,7 @@ from drgn.physics.slices import padded_transform
 
 _OVERSAMPLING = 2  # of the grid that slices are interpolated from
 _LOW = 8  # Fourier pixels in which the volumes of two bases are compared
+_PIECE = 4096  # images whose statistics are unpacked at a time
 
 
 class Statistics(NamedTuple):
@@ -31,6 +34,34 @@ class Statistics(NamedTuple):
 
     gram: Tensor
     overlap: Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """`Statistics` of all images of a set, in little more than half the memory: G is symmetric.
+
+    Attributes
+    ----------
+    lower
+        Lower triangles of G, (N, A (A + 1) / 2), row by row.
+    overlap
+        h, (N, A).
+    """
+
+    lower: Tensor
+    overlap: Tensor
+
+    def __len__(self) -> int:
+        return len(self.overlap)
+
+    def some(self, rows: slice | Tensor) -> Statistics:
+        """Those of some images."""
+        return Statistics(unpacked(self.lower[rows]), self.overlap[rows])
+
+    def each(self, function: Callable[[Statistics], Sequence[Tensor]]) -> list[Tensor]:
+        """What a function finds for the images, (N, ...) each, a piece of them at a time."""
+        parts = [function(self.some(piece)) for piece in pieces(len(self))]
+        return [torch.cat(same) for same in zip(*parts, strict=True)]
 
 
 class Basis(nn.Module):
@@ -74,8 +105,11 @@ class Basis(nn.Module):
         """Weights (B, A) that the images show, without the latent."""
         raise NotImplementedError
 
-    def moments(self, known: Statistics) -> tuple[Tensor, Tensor]:
-        """E[w] (B, A) and E[w w^T] (B, A, A) of the images, which the next volumes are solved with."""
+    def moments(self, known: Packed) -> tuple[Tensor, Tensor]:
+        """E[w] (N, A) and E[w w^T] of the images, which the next volumes are solved with.
+
+        Of the second the lower triangles, (N, A (A + 1) / 2), row by row.
+        """
         raise NotImplementedError
 
     def expected_power(self) -> Tensor:
@@ -193,6 +227,26 @@ class Basis(nn.Module):
         weights = self.weights(None if z is None else z[None])[0]
         density = torch.tensordot(weights, self.density, dims=1)
         return fourier.pad(fourier.fft(density, 3), self.box_size, 3)
+
+
+def pieces(n: int) -> Iterator[slice]:
+    """Yield slices of a few thousand of n images."""
+    for start in range(0, n, _PIECE):
+        yield slice(start, min(start + _PIECE, n))
+
+
+def packed(values: Tensor) -> Tensor:
+    """Lower triangles (B, A (A + 1) / 2), row by row, of matrices (B, A, A)."""
+    row, column = torch.tril_indices(values.shape[1], values.shape[1])
+    return values[:, row, column]
+
+
+def unpacked(values: Tensor) -> Tensor:
+    """Symmetric matrices (B, A, A) from their lower triangles (B, A (A + 1) / 2)."""
+    size = int((2 * values.shape[1]) ** 0.5)
+    i = torch.arange(size)
+    row, column = torch.maximum(i[:, None], i), torch.minimum(i[:, None], i)
+    return values[:, row * (row + 1) // 2 + column]
 
 
 def shared(values: Tensor, particle: Tensor) -> Tensor:

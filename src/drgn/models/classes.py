@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from drgn.models.basis import Basis, Statistics
+from drgn.models.basis import Basis, Packed, Statistics
 
 _LOGVAR = -10.0  # of a latent that has no spread
 
@@ -44,11 +44,14 @@ class Classes(Basis):
         """Probability of each class, (B, Z)."""
         return self.encode(known)[0]
 
-    def moments(self, known: Statistics) -> tuple[Tensor, Tensor]:
+    def moments(self, known: Packed) -> tuple[Tensor, Tensor]:
         """Each image belongs to one class: E[w] is its probabilities, E[w w^T] has them on the diagonal."""
-        probability, _ = self.encode(known)
+        probability, _ = known.each(self.encode)
         self.share.copy_(probability.mean(0))
-        return probability, torch.diag_embed(probability)
+        second = torch.zeros_like(known.lower)
+        a = torch.arange(len(self.share))
+        second[:, a * (a + 3) // 2] = probability
+        return probability, second
 
     def expected_power(self) -> Tensor:
         """Each is as strong as the mean, (Z,)."""

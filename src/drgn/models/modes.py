@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from drgn.models.basis import Basis, Statistics
+from drgn.models.basis import Basis, Packed, Statistics, packed, pieces, unpacked
 from drgn.models.mlp import ResidualMLP
 
 _MODE_POWER = 0.2  # prior: power of a mode in that of the mean, shell by shell
@@ -67,21 +67,32 @@ class LinearModes(Basis):
         """1 for the mean, then the posterior mean of the coefficients, (B, K + 1)."""
         return torch.cat([known.overlap.new_ones(len(known.overlap), 1), posterior(known).mean], dim=1)
 
-    def moments(self, known: Statistics) -> tuple[Tensor, Tensor]:
+    def moments(self, known: Packed) -> tuple[Tensor, Tensor]:
         """E[w] and E[w w^T] of w = (1, coefficients), these whitened over the particles."""
-        n = len(known.overlap)
-        if not self.n_modes:
-            return known.overlap.new_ones(n, 1), known.overlap.new_ones(n, 1, 1)
-        found = posterior(known)
-        mean, covariance = found.mean.double(), torch.linalg.inv(found.precision.double())
-        centre = mean.mean(0)
-        spread = (mean - centre).T @ (mean - centre) / n + covariance.mean(0)
+        n, k = len(known), self.n_modes
+        first, second = torch.ones_like(known.overlap), torch.ones_like(known.lower)
+        if not k:
+            return first, second
+        row, column = torch.tril_indices(k + 1, k + 1)
+        inside = column > 0  # of the lower triangle: the coefficients, without the mean
+        total, square = torch.zeros(k, dtype=torch.float64), torch.zeros(k, k, dtype=torch.float64)
+        for piece in pieces(n):  # mean and covariance of each image, in the place of the moments
+            found = posterior(known.some(piece))
+            mean, covariance = found.mean.double(), torch.linalg.inv(found.precision.double())
+            total += mean.sum(0)
+            square += mean.T @ mean + covariance.sum(0)
+            first[piece, 1:], second[piece, inside] = found.mean, packed(covariance).float()
+        centre = total / n
+        spread = square / n - centre[:, None] * centre
         whiten = torch.linalg.inv(torch.linalg.cholesky(spread))
-        mean, covariance = (mean - centre) @ whiten.T, whiten @ covariance @ whiten.T
-        first = torch.cat([mean.new_ones(n, 1), mean], dim=1)
-        second = first[:, :, None] * first[:, None, :]
-        second[:, 1:, 1:] += covariance
-        return first.float(), second.float()
+        for piece in pieces(n):
+            mean = (first[piece, 1:].double() - centre) @ whiten.T
+            covariance = whiten @ unpacked(second[piece, inside]).double() @ whiten.T
+            weights = torch.cat([mean.new_ones(len(mean), 1), mean], dim=1)
+            products = weights[:, row] * weights[:, column]
+            products[:, inside] += packed(covariance)
+            first[piece], second[piece] = weights.float(), products.float()
+        return first, second
 
     def expected_power(self) -> Tensor:
         """1 for the mean, less for the modes, (K + 1,)."""

@@ -24,7 +24,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from drgn.errors import InputError, say
 from drgn.formats.atomic import replacing
 from drgn.formats.seal import BEST, LAST, PREVIOUS, Sealing, damage, require_whole
-from drgn.training.checkpoint import load
+from drgn.training.run_files import load
 
 _TOGETHER = 10  # batches after which several processes ask each other whether to write or to stop
 
@@ -69,7 +69,17 @@ def _remove_parts(folder: Path) -> None:
 
 
 class SealedCheckpoints(TorchCheckpointIO):
-    """How Lightning writes and reads checkpoints: whole, sealed, and with the one before the last kept."""
+    """How Lightning writes and reads checkpoints: whole, sealed, and with the one before the last kept.
+
+    Parameters
+    ----------
+    whole
+        One that `newest` has just found whole: its sum is not taken again.
+    """
+
+    def __init__(self, whole: Path | None = None) -> None:
+        super().__init__()
+        self._whole = whole
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write one; an InputError where the disk is full or read-only, which leaves the files there."""
@@ -78,7 +88,10 @@ class SealedCheckpoints(TorchCheckpointIO):
             with replacing(path) as temporary:
                 with open(temporary, "wb") as file:
                     seal = Sealing(file)
-                    torch.save(checkpoint, seal)
+                    try:
+                        torch.save(checkpoint, seal)
+                    except RuntimeError as error:  # torch's writer hides what broke it off, as Ctrl-C
+                        raise error.__context__ or error from None
                     seal.finish()
                 if path.name == LAST and path.is_file():
                     os.replace(path, path.with_name(PREVIOUS))
@@ -99,7 +112,9 @@ class SealedCheckpoints(TorchCheckpointIO):
         self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read one; an InputError where it is damaged."""
-        require_whole(Path(path), "start the same command again, which goes on from another")
+        if Path(path) != self._whole:
+            require_whole(Path(path), "start the same command again, which goes on from another")
+        self._whole = None
         return load(Path(path))
 
 

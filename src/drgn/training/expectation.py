@@ -16,7 +16,7 @@ from torch import Tensor
 
 from drgn.data.dataset import ParticleDataset
 from drgn.data.matched import Matched, in_threads, matched_chunks
-from drgn.models.basis import Basis, Statistics, shared
+from drgn.models.basis import Basis, Packed, Statistics, packed, shared
 from drgn.physics import gridding, masks, voxels
 from drgn.physics.grids import shell_mean
 from drgn.physics.slices import padded_transform
@@ -80,24 +80,29 @@ class Expectation:
         self.mean(radii[0])
         for done, radius in enumerate(radii, 1):
             progress("volumes", done, len(radii))
-            self._maximise(radius, *self.basis.moments(self.statistics(radius)))
+            self._maximise(radius, *self.basis.moments(self.packed(radius)))
             after(radius)
         self.basis.arrange()
 
     def statistics(self, radius: int | None = None) -> Statistics:
         """Of the present volumes in every image up to a radius, those of one particle summed."""
+        return self.packed(radius).some(slice(None))
+
+    def packed(self, radius: int | None = None) -> Packed:
+        """The same in half the memory."""
         radius = self.basis.radius_px if radius is None else radius
-        grid, gram, overlap = self.grid(radius), *self._empty()
+        n, grid = len(self.rows), self.grid(radius)
+        lower, overlap = torch.zeros(n, self.lower.shape[1]), torch.zeros(n, self.volumes)
 
         def work(item: tuple[slice, Callable[[], Matched]]) -> None:
             chunk, read = item
             rotation, centred, weight = read()
             coordinates = _OVERSAMPLING * self.index[: weight.shape[1]]
             g, h = voxels.statistics(grid, rotation, coordinates, centred, weight)
-            gram[chunk], overlap[chunk] = torch.from_numpy(g), torch.from_numpy(h)
+            lower[chunk], overlap[chunk] = packed(torch.from_numpy(g)), torch.from_numpy(h)
 
         in_threads(work, list(matched_chunks(self.dataset, self.rows, radius)), self.threads)
-        return Statistics(shared(gram, self.particle), shared(overlap, self.particle))
+        return Packed(shared(lower, self.particle), shared(overlap, self.particle))
 
     def pose_equations(self, radius: int, amounts: Tensor) -> tuple[Tensor, Tensor]:
         """Gauss-Newton equations (N, 5, 5) and (N, 5) of the rows' poses, see `voxels.pose_equations`.
@@ -122,11 +127,10 @@ class Expectation:
 
     def mean(self, radius: int) -> None:
         """New volumes up to a radius, of which each image shows the mean alone."""
-        self._maximise(radius, self._only_mean(), torch.diag_embed(self._only_mean()))
-
-    def _empty(self) -> tuple[Tensor, Tensor]:
-        n = len(self.rows)
-        return torch.zeros(n, self.volumes, self.volumes), torch.zeros(n, self.volumes)
+        first = torch.zeros(len(self.rows), self.volumes)
+        second = torch.zeros(len(self.rows), self.lower.shape[1])
+        first[:, 0] = second[:, 0] = 1
+        self._maximise(radius, first, second)
 
     def grid(self, radius: int) -> NDArray[np.float32]:
         """Half grid of the present volumes, oversampled, up to a radius."""
@@ -139,22 +143,17 @@ class Expectation:
         return grid
 
     def refit(self, first: Tensor, second: Tensor) -> None:
-        """New volumes at the full radius from the moments of the rows' weights, (N, A) and (N, A, A)."""
+        """New volumes at the full radius from the moments of the rows' weights, as of `Basis.moments`."""
         self._maximise(self.basis.radius_px, first, second)
 
-    def _only_mean(self) -> Tensor:
-        first = torch.zeros(len(self.rows), self.volumes)
-        first[:, 0] = 1
-        return first
-
     def _maximise(self, radius: int, first: Tensor, second: Tensor) -> None:
-        """New volumes up to a radius from the moments E[w] (N, A) and E[w w^T] (N, A, A) of the weights."""
+        """New volumes up to a radius from the moments of the weights, as of `Basis.moments`."""
         sums = [
             (voxels.half_grid(radius, 2 * self.volumes), voxels.half_grid(radius, self.lower.shape[1]))
             for _ in range(self.threads)
         ]
         chunks = list(matched_chunks(self.dataset, self.rows, radius))
-        moments = first.numpy(), second[:, self.lower[0], self.lower[1]].contiguous().numpy()
+        moments = first.contiguous().numpy(), second.contiguous().numpy()
 
         def work(thread: int) -> None:
             for chunk, read in chunks[thread :: self.threads]:

@@ -1,11 +1,18 @@
 """Several processes that train one model: how long they wait, and what one raises whose others are gone."""
 
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 
 from drgn.errors import InputError
+
+_OF_CONNECTIONS = r"connection (was )?(closed|reset|refused)|broken pipe|socket|timed out|timeout"
 
 
 def ddp(timeout_s: float) -> DDPStrategy:
@@ -26,8 +33,29 @@ def ddp(timeout_s: float) -> DDPStrategy:
     return DDPStrategy(timeout=timedelta(seconds=timeout_s))
 
 
-def lost(error: BaseException) -> bool:
-    """Say whether this is what a process raises that waits for another in vain."""
-    return isinstance(error, torch.distributed.DistError) or (
-        isinstance(error, RuntimeError) and "/gloo/" in str(error)
-    )
+@contextmanager
+def told_when_lost(output: Path) -> Iterator[None]:
+    """Turn what a process raises that waits for another in vain into an InputError.
+
+    Parameters
+    ----------
+    output
+        The run folder.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _lost(error):
+            raise
+        raise InputError(
+            "another process of this run cannot be reached: look at its own output; the same command in"
+            f" all of them goes on from the last checkpoint in output={output}"
+        ) from None
+
+
+def _lost(error: RuntimeError) -> bool:
+    """Say whether the error is of a connection: gloo and sockets have no class of their own for it."""
+    if isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error):
+        return True
+    several = torch.distributed.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return several and re.search(_OF_CONNECTIONS, str(error), re.IGNORECASE) is not None

@@ -120,8 +120,9 @@ class Refinement:
             if len(basis.density) == 1:
                 amounts = torch.ones(len(rows), 1)
             else:
-                known = expectation.statistics(radius)
-                amounts = basis.weights(basis.encode(known)[0]) if latent else basis.expected(known)
+                (amounts,) = expectation.packed(radius).each(
+                    lambda known: [basis.weights(basis.encode(known)[0]) if latent else basis.expected(known)]
+                )
             matrix, right = expectation.pose_equations(radius, amounts)
             if not turn:
                 matrix[:, :3], matrix[:, :, :3], right[:, :3] = 0, 0, 0

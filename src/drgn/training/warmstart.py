@@ -18,7 +18,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from drgn.data.dataset import ParticleDataset
-from drgn.models.basis import Basis, Statistics
+from drgn.models.basis import Basis, Packed, Statistics, packed, pieces, unpacked
 from drgn.models.latents import TableLatent
 from drgn.models.modes import Coefficients, Subspace, posterior
 from drgn.models.nuisance import Independence
@@ -148,7 +148,8 @@ def _fit(
         start = _leading(bases[0], statistics, penalty)
         _fit_latent(bases[0], statistics, start, _TRIAL_STEPS, _TRIALS, beta, penalty, generator)
         for done in range(1, _REFITS + 1):
-            mean, logvar = bases[0].encode(statistics)
+            mean, logvar = statistics.each(bases[0].encode)
+            del statistics  # those of other volumes follow
             if len(mean) <= bases[0].n_modes or mean.std(0).max() < _LEAST_SPREAD:
                 break  # nothing varies
             if progress:
@@ -160,21 +161,32 @@ def _fit(
             moments = _functions(mean, logvar, bases[0].n_modes, generator)
             n = 0
             for expectation in expectations:
-                expectation.refit(*(part[n + expectation.particle] for part in moments))
+                expectation.refit(*(_taken(part, n + expectation.particle) for part in moments))
                 n += int(expectation.particle.max()) + 1
+            del moments
             statistics = _of_particles(expectations)
             _fit_latent(bases[0], statistics, mean, _STEPS, 1, beta, penalty, generator)
     for basis in bases[1:]:  # the networks are common to them already
         basis.load_state_dict({**bases[0].state_dict(), "density": basis.density})
 
 
-def _of_particles(expectations: Sequence[Expectation]) -> Statistics:
+def _of_particles(expectations: Sequence[Expectation]) -> Packed:
     """One row for each particle, those of one half after the other: images of a particle share statistics."""
     parts = []
     for expectation in expectations:
-        first = _first_rows(expectation)
-        parts.append([part[first] for part in expectation.statistics()])
-    return Statistics(*(torch.cat(same) for same in zip(*parts, strict=True)))
+        first = torch.from_numpy(_first_rows(expectation))
+        known = expectation.packed()
+        parts.append(Packed(_taken(known.lower, first), _taken(known.overlap, first)))
+    if len(parts) == 1:
+        return parts[0]
+    return Packed(torch.cat([part.lower for part in parts]), torch.cat([part.overlap for part in parts]))
+
+
+def _taken(values: Tensor, rows: Tensor) -> Tensor:
+    """Rows of an array; where these are all of them in order, the array itself and no copy."""
+    if len(rows) == len(values) and torch.equal(rows, torch.arange(len(values))):
+        return values
+    return values[rows]
 
 
 def _first_rows(expectation: Expectation) -> NDArray[np.int64]:
@@ -183,7 +195,7 @@ def _first_rows(expectation: Expectation) -> NDArray[np.int64]:
 
 
 def _functions(mean: Tensor, logvar: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Moments (M, n + 1) and (M, n + 1, n + 1) of 1 and n functions of the latents, white over the particles.
+    """Moments, as of `Basis.moments`, of 1 and n functions of the latents (M, Z), white over the particles.
 
     The functions are spanned by Gaussians at n + 1 centres of the latents, in each place adding up to 1. The
     volumes that they weigh are a smooth regression on the latent: they follow a motion that is curved in the
@@ -193,18 +205,23 @@ def _functions(mean: Tensor, logvar: Tensor, n: int, generator: torch.Generator)
     centres = _centres(mean[some], n + 1)
     apart = torch.cdist(centres, centres).fill_diagonal_(math.inf).amin(1).clamp_min(1e-6)
     first = torch.zeros(len(mean), n + 1)
-    second = torch.zeros(len(mean), n + 1, n + 1)
+    second = torch.zeros(len(mean), (n + 1) * (n + 2) // 2)
     for _ in range(_DRAWS):
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
-        share = torch.softmax(-(torch.cdist(z, centres) / apart).square(), dim=1)
-        first += share / _DRAWS
-        second += share[:, :, None] * share[:, None, :] / _DRAWS
-    common = first.double().mean(0)
-    values, vectors = torch.linalg.eigh(second.double().mean(0) - common[:, None] * common)
+        for piece in pieces(len(z)):
+            share = torch.softmax(-(torch.cdist(z[piece], centres) / apart).square(), dim=1)
+            first[piece] += share / _DRAWS
+            second[piece] += packed(share[:, :, None] * share[:, None, :] / _DRAWS)
+    common = first.mean(0, dtype=torch.float64)
+    square = unpacked(second.mean(0, keepdim=True, dtype=torch.float64))[0]
+    values, vectors = torch.linalg.eigh(square - common[:, None] * common)
     white = vectors[:, 1:] / values[1:].clamp_min(1e-9).sqrt()  # their sum does not vary
     # 1 is the sum of the functions
     turn = torch.cat([torch.ones(n + 1, 1, dtype=torch.float64), white - common @ white], dim=1).float()
-    return first @ turn, turn.T @ second @ turn
+    for piece in pieces(len(mean)):
+        first[piece] = first[piece] @ turn
+        second[piece] = packed(turn.T @ unpacked(second[piece]) @ turn)
+    return first, second
 
 
 def _centres(points: Tensor, n: int) -> Tensor:
@@ -221,30 +238,30 @@ def fill(table: TableLatent, bases: Sequence[Basis], dataset: ParticleDataset) -
     half = np.zeros(len(dataset), np.int64) if dataset.half is None else dataset.half.numpy()
     for number, basis in enumerate(bases):
         rows = np.flatnonzero(half == number)
-        mean, logvar = basis.encode(Expectation(basis, dataset, rows, torch.Generator()).statistics())
+        known = Expectation(basis, dataset, rows, torch.Generator()).packed()
+        mean, logvar = known.each(basis.encode)
         table.mean.weight[dataset.group[rows]] = mean
         table.logvar.weight[dataset.group[rows]] = logvar
 
 
-def _leading(subspace: Subspace, statistics: Statistics, penalty: Penalty | None) -> Tensor:
+def _leading(subspace: Subspace, statistics: Packed, penalty: Penalty | None) -> Tensor:
     """The coefficients that explain most, of unit variance: a latent (M, Z) to start from."""
-    known = posterior(statistics)
+    (found,) = statistics.each(lambda some: [posterior(some).mean])
     if penalty is not None:  # without what the nuisance variables explain of them
         f = penalty.features
-        known = known._replace(mean=known.mean - f @ (f.T @ (known.mean - known.mean.mean(0)) / len(f)))
-    explained = known.mean.std(0) * subspace.density[1:].flatten(1).norm(dim=1)
+        found = found - f @ (f.T @ (found - found.mean(0)) / len(f))
+    spread = found.std(0)
+    explained = spread * subspace.density[1:].flatten(1).norm(dim=1)
     leading = explained.argsort(descending=True)[: subspace.zdim]
-    start = torch.zeros(len(known.mean), subspace.zdim)
-    start[:, : len(leading)] = ((known.mean - known.mean.mean(0)) / known.mean.std(0).clamp_min(1e-6))[
-        :, leading
-    ]
+    start = torch.zeros(len(found), subspace.zdim)
+    start[:, : len(leading)] = (found[:, leading] - found.mean(0)[leading]) / spread[leading].clamp_min(1e-6)
     return start
 
 
 @torch.enable_grad()
 def _fit_latent(
     subspace: Subspace,
-    statistics: Statistics,
+    statistics: Packed,
     start: Tensor,
     steps: int,
     trials: int,
@@ -257,13 +274,13 @@ def _fit_latent(
     A latent of few dimensions can come to lie folded in the subspace, which no small step undoes: the encoder
     is led from a first latent (M, Z), and of several trials the one with the best objective is kept.
     """
-    gram, overlap = statistics
-    known = posterior(statistics)
-    subspace.coefficient_std.copy_(known.mean.std(0).clamp_min(1e-6))
-    raw = torch.cat([known.mean, known.precision.diagonal(dim1=1, dim2=2).log()], dim=1)
-    subspace.feature_mean.copy_(raw.mean(0))
-    subspace.feature_std.copy_(raw.std(0).clamp_min(1e-6))
-    images = _Statistics(known, 2 * gram[:, 1:, 1:], 2 * (overlap[:, 1:] - gram[:, 1:, 0]), start)
+    mean, precision = statistics.each(_mean_and_precision)
+    subspace.coefficient_std.copy_(mean.std(0).clamp_min(1e-6))
+    for features, part in ((mean, slice(mean.shape[1])), (precision.log_(), slice(mean.shape[1], None))):
+        subspace.feature_mean[part] = features.mean(0)
+        subspace.feature_std[part] = features.std(0).clamp_min(1e-6)
+    del precision
+    images = _Images(statistics, mean, start)
     best, kept = math.inf, subspace.state_dict()
     for _ in range(trials):
         for module in subspace.modules():
@@ -275,18 +292,23 @@ def _fit_latent(
     subspace.load_state_dict(kept)
 
 
-class _Statistics(NamedTuple):
-    """Of M particles: posterior of the coefficients, 2 G and 2 (h - G of the mean), and a first latent."""
+def _mean_and_precision(known: Statistics) -> tuple[Tensor, Tensor]:
+    """Of the posterior of the coefficients, (B, K) each."""
+    found = posterior(known)
+    return found.mean, found.precision.diagonal(dim1=1, dim2=2)
 
-    known: Coefficients
-    precision: Tensor
-    right: Tensor
+
+class _Images(NamedTuple):
+    """Of M particles: their statistics, the posterior mean of the coefficients, and a first latent."""
+
+    statistics: Packed
+    mean: Tensor
     start: Tensor
 
 
 def _descend(
     subspace: Subspace,
-    images: _Statistics,
+    images: _Images,
     steps: int,
     beta: float,
     penalty: Penalty | None,
@@ -301,11 +323,14 @@ def _descend(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         chosen = torch.randint(n, (min(_BATCH, n),), generator=generator)
-        mean, logvar = subspace.infer(Coefficients(*(part[chosen] for part in images.known)))
+        gram, overlap = images.statistics.some(chosen)
+        precision = 2 * gram[:, 1:, 1:]
+        known = Coefficients(images.mean[chosen], precision + torch.eye(precision.shape[1]))
+        mean, logvar = subspace.infer(known)
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
         c = subspace.decode(z)
-        quadratic = (c.unsqueeze(1) @ images.precision[chosen] @ c.unsqueeze(2)).flatten()
-        misfit = 0.5 * quadratic - (images.right[chosen] * c).sum(1)
+        quadratic = (c.unsqueeze(1) @ precision @ c.unsqueeze(2)).flatten()
+        misfit = 0.5 * quadratic - (2 * (overlap[:, 1:] - gram[:, 1:, 0]) * c).sum(1)
         kl = 0.5 * (mean.square() + logvar.exp() - logvar - 1).sum(1)
         loss = (misfit + beta * kl).mean()
         if penalty is not None:
