@@ -62,7 +62,8 @@ class Run:
         cls, path: str | Path, config: dict[str, Any] | None = None, trust: Sequence[str] = ()
     ) -> Self:
         """Make a `ForeignRun` of a folder of cryoDRGN."""
-        if cls is Run and config is None and _is_foreign(_found(path)):
+        folder = _found(path)
+        if cls is Run and config is None and not (folder / "run.json").is_file() and is_run(folder):
             from drgn.foreign_run import ForeignRun
 
             return super().__new__(ForeignRun)
@@ -215,12 +216,16 @@ class Run:
     def datamodule(self) -> ParticleDataModule:
         """The data the run was trained on."""
         node = {k: v for k, v in self.config["dataset"].items() if k != "simulate"}
+        searched, found = self.config["pose"]["_target_"].endswith("SearchedPose"), self.place("poses.star")
+        if searched and found.is_file():
+            node |= {"poses": found, "preflight": False}
         try:
             module = build(node, trust=self._trust, key="dataset", half_sets=self.config.get("half_sets"))
         except InputError as error:
             raise InputError(f"{self.path / 'config.yaml'}: {error}") from None
         if not isinstance(module, ParticleDataModule):
             raise InputError(f"{self.path / 'config.yaml'}: dataset names no particles")
+        module.posed = not searched or found.is_file()
         return module
 
     def particles(self) -> Particles:
@@ -377,10 +382,6 @@ def _found(path: str | Path) -> Path:
     if not runs:
         raise InputError(f"run=latest: there is no run below {_RUNS}; train one, or give its folder as run=")
     return runs[-1].parent
-
-
-def _is_foreign(folder: Path) -> bool:
-    return not (folder / "run.json").is_file() and is_run(folder)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@
     drgn train dataset.particles=run_data.star dataset=custom dataset.box_size=128
     drgn train dataset=empiar10076 model=1024x3 trainer=gpu
     drgn train latent=none                                  # homogeneous reconstruction
+    drgn train pose=search                                  # without poses: ab-initio
     drgn train half_sets=given                              # two decoders: half maps at any latent
     drgn train experiment=empiar10076_pilot                 # a run of the paper
     drgn train -m latent.zdim=2,4,8                         # one run each
@@ -103,6 +104,7 @@ def train(
     from drgn.formats.atomic import naming
     from drgn.formats.lock import only_writer
     from drgn.models.halves import Halves
+    from drgn.models.poses import SearchedPose
     from drgn.models.reconstructor import Reconstructor
     from drgn.run import Run, build_reconstructor
     from drgn.simulate import make_missing
@@ -123,7 +125,8 @@ def train(
             config, box_size=data.box_size, n_particles=len(particles), trust=trust, **measured
         )
 
-    model()  # mistakes are told before images are prepared, which can take an hour
+    # mistakes are told before images are prepared, which can take an hour
+    data.posed = not isinstance(model().pose, SearchedPose)
     steps = [
         build(node, trust=trust, key=key)
         for key, node in (("optimizer", optimizer), ("schedule", schedule), ("pixels", pixels))
@@ -165,6 +168,7 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
     from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
     from drgn.training.refinement import refined, write_refined
+    from drgn.training.start import start as begin
 
     started = time.perf_counter()
     output, seed, trust, resume = (config[name] for name in ("output", "seed", "trust", "resume"))
@@ -202,7 +206,7 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
     for penalty in reconstructor.nuisances:
         penalty.measure(data.dataset.taken(data.rows(heldout=False)[:_MEASURED]))
     if start is None:
-        _warm_start(reconstructor, data, seed)
+        begin(reconstructor, data, seed)
     module = ReconstructionModule(reconstructor, *steps)
     monitor = "heldout/loss" if len(data.rows(heldout=True)) else "train/loss_epoch"
     best = pl.callbacks.ModelCheckpoint(
@@ -287,42 +291,6 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
     run.save_latents(encoded, data.heldout)
     say(f"best {monitor} {score:.5f}; run folder {run.path}", flush=True)
     return score
-
-
-def _warm_start(reconstructor: Any, data: Any, seed: int) -> None:
-    """Fit the bases of a model, and what begins from them, in the first process."""
-    from pytorch_lightning.utilities import rank_zero_only
-
-    from drgn.data.progress import CheckProgress
-    from drgn.models.latents import TableLatent
-    from drgn.models.poses import RefinedPose
-    from drgn.training.refinement import Refinement
-    from drgn.training.warmstart import fill, fit, fit_halves
-
-    bases = reconstructor.bases
-    if not bases or rank_zero_only.rank != 0:
-        return
-    began = time.perf_counter()
-    with CheckProgress("warm start") as shown:
-        known: dict[str, Any] = {
-            "beta": float(reconstructor.loss_function.weight(1 << 60)),
-            "seed": seed,
-            "nuisance": next(iter(reconstructor.nuisances), None),
-            "progress": lambda what, done, n: shown.update(f"{what}, pass {done} of {n}"),
-        }
-        rows, images = data.rows(heldout=False), data.dataset
-        if isinstance(reconstructor.pose, RefinedPose):
-            known["poses"] = refinement = Refinement(reconstructor.pose, images)
-        if len(bases) == 1:
-            fit(bases[0], images, rows, **known)
-        else:
-            fit_halves(bases, images, rows, **known)
-        if isinstance(reconstructor.pose, RefinedPose):
-            refinement.keep()
-            images = refinement.dataset
-        if isinstance(reconstructor.latent, TableLatent):
-            fill(reconstructor.latent, bases, images)
-    say(f"warm start: {len(bases[0].density)} volumes in {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def _options(verb: str) -> dict[str, Any]:

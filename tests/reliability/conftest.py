@@ -86,6 +86,8 @@ def changing(tiny: list[str]) -> list[str]:
         "epochs=2",
         "latent.zdim=2",
         "pose=refine",
+        "pose.lr=0.05",
+        "pose.begin_epoch=0",
         "pixels=rising",
         "schedule=cosine",
         "schedule.warmup_steps=3",

@@ -129,6 +129,7 @@ class ParticleDataModule:
         }
         self._preflight, self._consensus = preflight, consensus
         self.images_at_once = 1 << 30  # that the memory holds in a step
+        self.posed = True  # False where poses are searched: then those of the table are not looked at
         self.trainer: Any = None  # Lightning's, while it trains: says how many processes share the batches
 
     @cached_property
@@ -150,9 +151,10 @@ class ParticleDataModule:
 
     def prepare_data(self) -> None:
         """Make the prepared stack where it is not there yet (one process does)."""
-        require_poses(self.particles)  # not after an hour of preparing
-        if self._preflight:
-            self.preflight()
+        if self.posed:
+            require_poses(self.particles)  # not after an hour of preparing
+            if self._preflight:
+                self.preflight()
         self.prepare()
 
     def preflight(self, anew: bool = False) -> Report | None:
@@ -209,7 +211,7 @@ class ParticleDataModule:
     @cached_property
     def dataset(self) -> ParticleDataset:
         """The batches of the whole table; the stack must be prepared."""
-        dataset = ParticleDataset(self.particles, self.prepare())
+        dataset = ParticleDataset(self.particles, self.prepare(), self.posed)
         if self.half_sets is not None:
             group, usable = dataset.group.numpy(), ~dataset.rejected
             half = halves_of(self.particles, group, usable, self.half_sets, self.seed)

@@ -31,6 +31,8 @@ class ParticleDataset(Dataset[Batch]):
         The table.
     stack
         A prepared stack that holds its images, in any order and beside others.
+    posed
+        Whether the table's poses are taken; otherwise they are none, and those here mean nothing.
 
     Attributes
     ----------
@@ -42,12 +44,12 @@ class ParticleDataset(Dataset[Batch]):
     Raises
     ------
     InputError
-        There are no poses, or an image is not in the stack.
+        There are no poses to take, or an image is not in the stack.
     """
 
-    def __init__(self, particles: Particles, stack: PreparedStack) -> None:
-        rotation = require_poses(particles)
+    def __init__(self, particles: Particles, stack: PreparedStack, posed: bool = True) -> None:
         table = particles.table
+        rotation = require_poses(particles) if posed else np.tile(np.eye(3), (len(table), 1, 1))
         self.stack = stack
         self.stack_row, field = stack.find(particles)
         missing = np.flatnonzero(self.stack_row < 0)
@@ -67,7 +69,7 @@ class ParticleDataset(Dataset[Batch]):
         shift_A = table[["shift_x_A", "shift_y_A"]].to_numpy(np.float64)
         meta = stack.meta
         pixel_A = np.array([f.field_A for f in meta.fields])[field] / meta.box_size
-        self.shift_px = torch.from_numpy(np.nan_to_num(shift_A) / pixel_A[:, None]).float()
+        self.shift_px = torch.from_numpy(posed * np.nan_to_num(shift_A) / pixel_A[:, None]).float()
         self.pixel_size_A = torch.from_numpy(pixel_A).float()
         self.frequency_scale = None
         if len(meta.fields) > 1:
@@ -161,7 +163,7 @@ def require_poses(particles: Particles) -> NDArray[np.float64]:
     if particles.rotation is None:
         raise InputError(
             f"{particles.source.path} has no poses: expected angles in the file, or a cryoDRGN poses.pkl"
-            " given as dataset.poses="
+            " given as dataset.poses=; or find them with pose=search"
         )
     return particles.rotation
 

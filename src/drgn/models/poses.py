@@ -85,6 +85,11 @@ class RefinedPose(nn.Module):
     sd: Tensor
     seen: Tensor
 
+    def keep(self, rotation: Tensor, shift_px: Tensor, given: tuple[Tensor, Tensor]) -> None:
+        """Take poses of all particles, (N, 3, 3) and (N, 2), that were found from those of the table."""
+        self.turn.copy_(rotations.to_rotvec(rotation @ given[0].mT))
+        self.move_px.copy_(shift_px.double() - given[1].double())
+
     def forward(self, row: Tensor, rotation: Tensor, shift_px: Tensor) -> tuple[Tensor, Tensor]:
         """Rotation (B, 3, 3) and shift (B, 2) in pixels of particles `row` (B,), given the table's."""
         self._last = None
@@ -142,3 +147,44 @@ class RefinedPose(nn.Module):
                 known = count > 0
                 own[known] = total[known] / count[known, None]
         self.seen.zero_()
+
+
+class SearchedPose(RefinedPose):
+    """Poses found from the images alone; those of the particle table are not looked at.
+
+    `training.search` finds them, `training.refinement` refines them.
+
+    Parameters
+    ----------
+    n_particles
+        N, rows of the particle table.
+    extent
+        Largest shift along x and y, in sides of the box.
+    maps
+        How many different things the images show: maps that are found together.
+    restarts
+        Times that they are begun, from other random ones; those that held-out images fit best are kept.
+
+    Raises
+    ------
+    InputError
+        An extent that is not from 0 to below a half, fewer than one map or start.
+    """
+
+    def __init__(self, *, n_particles: int, extent: float = 0.1, maps: int = 1, restarts: int = 2) -> None:
+        super().__init__(n_particles=n_particles)
+        if not 0 <= extent < 0.5:
+            raise InputError(f"pose.extent={extent}: expected a share of the box, from 0 to below 0.5")
+        if maps < 1 or restarts < 1:
+            raise InputError(f"pose.maps={maps} restarts={restarts}: expected at least 1 of each")
+        self.extent, self.maps, self.restarts = extent, maps, restarts
+
+    def keep(self, rotation: Tensor, shift_px: Tensor, given: tuple[Tensor, Tensor]) -> None:
+        """Take poses of all particles, (N, 3, 3) and (N, 2)."""
+        self.turn.copy_(rotations.to_rotvec(rotation))
+        self.move_px.copy_(shift_px)
+
+    def forward(self, row: Tensor, rotation: Tensor, shift_px: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotation (B, 3, 3) and shift (B, 2) in pixels of particles `row` (B,)."""
+        with torch.autocast(rotation.device.type, enabled=False):
+            return rotations.from_rotvec(self.turn[row].to(rotation.dtype)), self.move_px[row]

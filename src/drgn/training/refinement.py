@@ -8,7 +8,7 @@ steps against them, low resolution first: there a step of several degrees is sti
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,11 +76,15 @@ class Refinement:
         progress: Callable[[str, int, int], None],
         *,
         turn: bool,
-    ) -> None:
-        """Refine the poses of images `every` against mean maps of images `rows`; `turn` as of `step`."""
+        rounds: Sequence[tuple[int, int]] = _ROUNDS,
+    ) -> Tensor:
+        """Refine the poses of images `every` against mean maps of images `rows`; `turn` as of `step`.
+
+        With (radius, maps made at it) before those at the full radius. Returns the last map.
+        """
         mean = LinearModes(box_size=self.dataset.stack.meta.box_size, zdim=0, radius_px=radius_px)
         largest = mean.radius_px
-        radii = [radius for radius, times in _ROUNDS for _ in range(times) if radius < largest]
+        radii = [radius for radius, times in rounds for _ in range(times) if radius < largest]
         radii += [largest] * _LAST_ROUNDS
         if not turn:
             radii = radii[:_SHIFT_ROUNDS]
@@ -89,6 +93,7 @@ class Refinement:
             progress("poses", done, len(radii))
             expectation.mean(radius)
             self.step(mean, every, radius, turn=turn)
+        return mean.density[0]
 
     def step(
         self,
@@ -151,9 +156,7 @@ class Refinement:
 
     def keep(self) -> None:
         """Give the present poses to the model."""
-        turn, move_px = self._wrong(torch.arange(len(self._rotation)))
-        self.pose.turn.copy_(turn)
-        self.pose.move_px.copy_(move_px)
+        self.pose.keep(self.dataset.rotation, self.dataset.shift_px, (self._rotation, self._shift_px))
         if self.pose.lr:
             width = self._widest.mean(0).sqrt()
             self.pose.sd.copy_(width * width.new_tensor([*[self.width[0]] * 3, *[self.width[1]] * 2]))
