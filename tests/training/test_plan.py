@@ -88,7 +88,7 @@ def test_a_plan_leaves_no_run_and_tells_what_the_run_takes(options, tmp_path, ca
     assert {"start", "preflight", "preparation", "warm start", "training", "encoding"} == set(
         facts["seconds_of"]
     )
-    assert sum(facts["seconds_of"].values()) == pytest.approx(took, rel=0.1)
+    assert sum(facts["seconds_of"].values()) == pytest.approx(took, rel=0.4)
     written = sum(f.stat().st_size for f in run.rglob("*") if f.is_file())
     assert sum(forecast.run_B.values()) == pytest.approx(written, rel=0.25)
     stacks = [f for f in (tmp_path / "cache").rglob("*") if f.is_file() and f.parent.name != "preflight"]
