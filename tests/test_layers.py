@@ -39,6 +39,7 @@ ALLOWED = {
     "scoring": LEARNING | {"run", "analysis", "simulation", "scoring"},
     "evidence": LEARNING | {"run", "analysis", "scoring", "evidence"},
     "explorer": LEARNING | {"run", "analysis", "evidence", "explorer"},
+    "sweeps": LEARNING | ENTRY | {"run", "analysis", "sweeps"},
     "planning": LEARNING | ENTRY | {"run", "analysis", "evidence", "planning"},
     **{
         verb: LEARNING

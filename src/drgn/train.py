@@ -7,7 +7,7 @@
     drgn train half_sets=given                              # two decoders: half maps at any latent
     drgn train dataset=empiar10076 plan=true                # what it would cost, from a few steps
     drgn train experiment=empiar10076_pilot                 # a run of the paper
-    drgn train -m latent.zdim=2,4,8                         # one run each
+    drgn train -m latent.zdim=2,4,8 output=FOLDER           # one run each, compared in sweep.html
 
 Writes the run folder: config.yaml and run.json (what made it), checkpoints/ (best by held-out loss, last),
 latents.npz, poses.star (with pose=refine; of a .cs, poses.cs too), analysis/report.html,
@@ -118,6 +118,12 @@ def train(
         say(particles.source.mapping, file=sys.stderr)
     if plan:
         return _planned(config, data, stages)
+    if _in_sweep():
+        from drgn.sweeps.done import done
+
+        known = done(config)
+        if known is not None:
+            return known
     if resume:
         Run.require_same(output, config, box_size=data.box_size, particles=particles)
     with ExitStack() as held:
@@ -129,7 +135,7 @@ def train(
                 stages.begin("analysis")
                 _analyze(output, trust)
                 stages.end()
-            Run(output, config).record(**stages.facts())
+            Run(output, config).record(**stages.facts(), complete=True)
     return score
 
 
@@ -237,6 +243,7 @@ def _trained(
         pixel_size_A=stack.pixel_size_A,
         particles=particles,
         measured_precision=measured,
+        complete=False,
     )
     start = newest(run.checkpoints) if resume else None
     reconstructor = model(
@@ -348,6 +355,14 @@ def _trained(
     stages.end()
     say(f"best {monitor} {score:.5f}; run folder {run.path}", flush=True)
     return score
+
+
+def _in_sweep() -> bool:
+    """Whether this is one of the jobs of a multirun."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def _options(verb: str) -> dict[str, Any]:
