@@ -38,7 +38,7 @@ from drgn.command import command
 def train(
     *, dataset, model, latent, pose, loss, nuisance, warmstart, half_sets, optimizer, schedule, pixels,
     trainer, logger, callbacks, output: Path, seed: int, epochs: int, memory_GB, resume, checkpoint_minutes,
-    analyze, trust,
+    analyze, plan, trust,
 ) -> None:
     if epochs == 13:
         raise ValueError("a defect")

@@ -39,10 +39,22 @@ ALLOWED = {
     "scoring": LEARNING | {"run", "analysis", "simulation", "scoring"},
     "evidence": LEARNING | {"run", "analysis", "scoring", "evidence"},
     "explorer": LEARNING | {"run", "analysis", "evidence", "explorer"},
+    "sweeps": LEARNING | ENTRY | {"run", "analysis", "sweeps"},
+    "planning": LEARNING | ENTRY | {"run", "analysis", "evidence", "planning"},
     **{
         verb: LEARNING
         | ENTRY
-        | {"run", "analysis", "simulation", "scoring", "evidence", "explorer", "benchmark", *VERBS}
+        | {
+            "run",
+            "analysis",
+            "simulation",
+            "scoring",
+            "evidence",
+            "explorer",
+            "benchmark",
+            "planning",
+            *VERBS,
+        }
         for verb in VERBS
     },
 }

@@ -74,16 +74,44 @@ def analyze(
     Path
         The report.
     """
+    from drgn.run import Run
+
+    return analyzed(
+        Run.open(run, trust=trust),
+        output,
+        kmeans=kmeans,
+        pcs=pcs,
+        umap=umap,
+        colour=colour,
+        volumes=volumes,
+        evidence=evidence,
+        audit=audit,
+        seed=seed,
+    )
+
+
+def analyzed(
+    opened: "Run",
+    output: Path | None,
+    *,
+    kmeans: int,
+    pcs: int,
+    umap: bool,
+    colour: list[str],
+    volumes: bool,
+    evidence: bool,
+    audit: bool,
+    seed: int,
+) -> Path:
+    """Analyse a run that is open; the arguments and the result are those of `analyze`."""
     from drgn.analysis import study
     from drgn.analysis.nuisance_report import nuisance_section
     from drgn.analysis.plots import require_matplotlib
     from drgn.analysis.report import write_report
     from drgn.analysis.sections import data_and_training
     from drgn.analysis.summary import in_short, next_steps
-    from drgn.run import Run
 
     require_matplotlib()
-    opened = Run.open(run, trust=trust)
     folder = output or opened.folder("analysis")
     folder.mkdir(parents=True, exist_ok=True)
     if volumes and not opened.decodes:

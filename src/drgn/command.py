@@ -22,9 +22,9 @@ from drgn.signature import bind, build
 
 __all__ = ["bind", "build", "command", "compose", "help_text"]
 
-# what the settings of Hydra may name: its own parts, and the plain ones of logging
+# what the settings of Hydra may name: its own parts, what drgn has for it, and the plain ones of logging
 _HYDRA_NAMES = {
-    "_target_": ("hydra.", "hydra_plugins."),
+    "_target_": ("hydra.", "hydra_plugins.", "drgn.sweeps.hook."),
     "class": ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
     "()": ("colorlog.",),
 }

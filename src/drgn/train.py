@@ -6,8 +6,9 @@
     drgn train latent=none                                  # homogeneous reconstruction
     drgn train pose=search                                  # without poses: ab-initio
     drgn train half_sets=given                              # two decoders: half maps at any latent
+    drgn train dataset=empiar10076 plan=true                # what it would cost, from a few steps
     drgn train experiment=empiar10076_pilot                 # a run of the paper
-    drgn train -m latent.zdim=2,4,8                         # one run each
+    drgn train -m latent.zdim=2,4,8 output=FOLDER           # one run each, compared in sweep.html
 
 Writes the run folder: config.yaml and run.json (what made it), checkpoints/ (best by held-out loss, last),
 latents.npz, poses.star (with pose=refine; of a .cs, poses.cs too), analysis/report.html,
@@ -16,14 +17,12 @@ The same command with output=FOLDER goes on from FOLDER's last checkpoint, to th
 not been stopped: after Ctrl-C, SIGTERM, kill -9, a full disk (docs/reliability.md).
 """
 
-import logging
 import signal
 import sys
-import threading
 import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +56,7 @@ def train(
     resume: bool,
     checkpoint_minutes: float,
     analyze: bool,
+    plan: bool,
     trust: list[str],
 ) -> float:
     """Train, encode, analyse.
@@ -84,53 +84,50 @@ def train(
         Between two checkpoints within an epoch.
     analyze
         End with `drgn analyze`.
+    plan
+        Do not train: measure a few steps of everything, and say what time, memory and disk the run takes.
     trust
         Module prefixes that a `_target_` may name besides drgn's, torch's and Lightning's own.
 
     Returns
     -------
     float
-        The best held-out loss, for sweeps.
+        The best held-out loss, for sweeps; NaN of a plan.
     """
     config = {**locals()}
     if epochs < 1 or seed < 0:
         raise InputError(f"epochs={epochs} seed={seed}: expected at least one epoch, and a seed of 0 or more")
     if checkpoint_minutes <= 0:
         raise InputError(f"checkpoint_minutes={checkpoint_minutes}: expected more than 0")
-    _quiet()
     from pytorch_lightning.utilities import rank_zero_only
 
     from drgn.data.readers import told_when_ended
     from drgn.formats.atomic import naming
     from drgn.formats.lock import only_writer
-    from drgn.models.halves import Halves
-    from drgn.models.poses import SearchedPose
-    from drgn.models.reconstructor import Reconstructor
-    from drgn.run import Run, build_reconstructor
+    from drgn.run import Run
     from drgn.simulate import make_missing
     from drgn.training import memory
     from drgn.training.processes import told_when_lost
+    from drgn.training.quiet import quiet
+    from drgn.training.stages import Stages
 
+    quiet()
     memory.keep_freed()
+    stages = Stages()
+    stages.begin("start")
     make_missing(dataset)
-    node = {k: v for k, v in dataset.items() if k != "simulate"}
-    data = build(node, trust=trust, key="dataset", half_sets=half_sets)
+    data, model, steps = _built(config)
     particles = data.particles
-    particles.require_images()
     if particles.source.mapping:
         say(particles.source.mapping, file=sys.stderr)
+    if plan:
+        return _planned(config, data, stages)
+    if _in_sweep():
+        from drgn.sweeps.done import done
 
-    def model(**measured: Any) -> Reconstructor | Halves:
-        return build_reconstructor(
-            config, box_size=data.box_size, n_particles=len(particles), trust=trust, **measured
-        )
-
-    # mistakes are told before images are prepared, which can take an hour
-    data.posed = not isinstance(model().pose, SearchedPose)
-    steps = [
-        build(node, trust=trust, key=key)
-        for key, node in (("optimizer", optimizer), ("schedule", schedule), ("pixels", pixels))
-    ]
+        known = done(config)
+        if known is not None:
+            return known
     if resume:
         Run.require_same(output, config, box_size=data.box_size, particles=particles)
     with ExitStack() as held:
@@ -139,13 +136,64 @@ def train(
         held.enter_context(naming(output))
         held.enter_context(told_when_lost(output))
         held.enter_context(told_when_ended(f"with output={output} the same command goes on"))
-        score = _trained(config, data, model, steps)
-        if analyze and rank_zero_only.rank == 0:
-            _analyze(output, trust)
+        score = _trained(config, data, model, steps, stages)
+        if rank_zero_only.rank == 0:
+            if analyze:
+                stages.begin("analysis")
+                _analyze(output, trust)
+                stages.end()
+            Run(output, config).record(**stages.facts(), complete=True)
     return score
 
 
-def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps: list[Any]) -> float:
+def _built(config: dict[str, Any]) -> tuple[Any, Callable[..., Any], list[Any]]:
+    """The data, what makes the model of it, and optimizer, schedule and pixels.
+
+    Mistakes are told here, before images are prepared, which can take an hour.
+    """
+    from drgn.models.poses import SearchedPose
+    from drgn.run import build_reconstructor
+
+    trust = config["trust"]
+    node = {k: v for k, v in config["dataset"].items() if k != "simulate"}
+    data = build(node, trust=trust, key="dataset", half_sets=config["half_sets"])
+    data.particles.require_images()
+    known = {"box_size": data.box_size, "n_particles": len(data.particles), "trust": trust}
+    model = partial(build_reconstructor, config, **known)
+    data.posed = not isinstance(model().pose, SearchedPose)
+    return (
+        data,
+        model,
+        [build(config[key], trust=trust, key=key) for key in ("optimizer", "schedule", "pixels")],
+    )
+
+
+def _planned(config: dict[str, Any], data: Any, stages: Any) -> float:
+    """Say what the run will cost, from runs of a few of the particles; `stages` of the start so far."""
+    from drgn.analyze import analyzed
+    from drgn.planning.measure import measure
+
+    def rehearse(small: dict[str, Any], stages: Any, watchers: list[Any]) -> Any:
+        data, model, steps = _built(small)
+        _trained(small, data, model, steps, stages, watchers)
+        return data
+
+    analysis = partial(
+        analyzed, **{k: v for k, v in _options("analyze").items() if k not in ("run", "output", "trust")}
+    )
+    forecast = measure(config, data, stages, rehearse, analysis if config["analyze"] else None)
+    say(forecast)
+    return float("nan")
+
+
+def _trained(
+    config: dict[str, Any],
+    data: Any,
+    model: Callable[..., Any],
+    steps: list[Any],
+    stages: Any,
+    more_watchers: Sequence[Any] = (),
+) -> float:
     """Prepare, train and encode; `steps` are optimizer, schedule and pixels."""
     import pytorch_lightning as pl
     import torch
@@ -168,7 +216,7 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
     from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
     from drgn.training.refinement import refined, write_refined
-    from drgn.training.start import start as begin
+    from drgn.training.start import warm_start
 
     started = time.perf_counter()
     output, seed, trust, resume = (config[name] for name in ("output", "seed", "trust", "resume"))
@@ -183,7 +231,11 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
         settings["precision"] = measured[device]
         say(f"precision {settings['precision']}: {said}", file=sys.stderr)
         config["trainer"] = settings
-    data.prepare_data()
+    stages.begin("preflight")
+    data.check()
+    stages.begin("preparation")
+    data.prepare()
+    stages.begin("start")
     rejected = data.rejected
     if rejected:
         say(
@@ -198,6 +250,7 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
         pixel_size_A=stack.pixel_size_A,
         particles=particles,
         measured_precision=measured,
+        complete=False,
     )
     start = newest(run.checkpoints) if resume else None
     reconstructor = model(
@@ -206,7 +259,9 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
     for penalty in reconstructor.nuisances:
         penalty.measure(data.dataset.taken(data.rows(heldout=False)[:_MEASURED]))
     if start is None:
-        begin(reconstructor, data, seed)
+        stages.begin("warm start")
+        warm_start(reconstructor, data, seed, stages)
+    stages.begin("training")
     module = ReconstructionModule(reconstructor, *steps)
     monitor = "heldout/loss" if len(data.rows(heldout=True)) else "train/loss_epoch"
     best = pl.callbacks.ModelCheckpoint(
@@ -221,6 +276,7 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
         EpochLine(),
         BadBatches(particles.table["key"]),
         Pictures(),
+        *more_watchers,
         *(build(node, trust=trust, key=f"callbacks.{name}") for name, node in config["callbacks"].items()),
     ]
     if sys.stdout.isatty():
@@ -264,6 +320,7 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
             sys.exit(128 + signal.SIGTERM)
         raise KeyboardInterrupt from None
     fitter.strategy.barrier()  # the checkpoints are written
+    stages.begin("encoding")
     loader = data.predict_dataloader()
     encoded = encode(
         run.model(fitter.strategy.root_device),
@@ -289,8 +346,17 @@ def _trained(config: dict[str, Any], data: Any, model: Callable[..., Any], steps
     if isinstance(reconstructor.pose, RefinedPose):
         write_refined(refined(particles, run.model().pose, data.dataset), run.path)
     run.save_latents(encoded, data.heldout)
+    stages.end()
     say(f"best {monitor} {score:.5f}; run folder {run.path}", flush=True)
     return score
+
+
+def _in_sweep() -> bool:
+    """Whether this is one of the jobs of a multirun."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def _options(verb: str) -> dict[str, Any]:
@@ -327,30 +393,6 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value if isinstance(value, bool | int | float) else str(value)
     return flat
-
-
-def _quiet() -> None:
-    """Keep Lightning's advertisements and its advice on loaders out of the output."""
-    import pytorch_lightning  # noqa: F401  (its loggers set their own level when it is imported)
-
-    def tell(failed: threading.ExceptHookArgs) -> None:
-        if not issubclass(failed.exc_type, OSError):  # of TensorBoard's thread, raised again by its writer
-            threading.__excepthook__(failed)
-
-    threading.excepthook = tell
-
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
-        for logger in (name, *(n for n in logging.root.manager.loggerDict if n.startswith(name + "."))):
-            logging.getLogger(logger).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")  # told by BadBatches
-    warnings.filterwarnings("ignore", message=".*`list` across ranks is zero.*")  # nothing is held out
-    warnings.filterwarnings("ignore", message=".*litlogger.*")
-    warnings.filterwarnings("ignore", message=".*run with no optimizer.*")  # volumes of a basis alone
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # `Loaders` sees to it
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
 
 
 main = command(train)

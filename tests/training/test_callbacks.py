@@ -1,8 +1,10 @@
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from drgn.run import Run
 from drgn.training import callbacks
 
 
@@ -55,3 +57,22 @@ def test_a_turn_of_the_latents_is_no_drift():
     other = torch.randn(200, 3, generator=torch.Generator().manual_seed(1))
     assert callbacks._drift(before, other) > 0.9
     assert callbacks._drift(before, before + other) == pytest.approx(0.5, abs=0.1)
+
+
+def test_tensorboard_has_the_options_beside_the_best_loss(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    losses, options, metrics = [], {}, set()
+    for path in (trained / "tensorboard").glob("events*"):
+        log = EventAccumulator(str(path)).Reload()
+        if "best_heldout/loss" in log.Tags()["scalars"]:
+            losses += [event.value for event in log.Scalars("best_heldout/loss")]
+        with suppress(KeyError):
+            for value in log.PluginTagToContent(metadata.PLUGIN_NAME).values():
+                data = plugin_data_pb2.HParamsPluginData.FromString(value)
+                options |= dict(data.session_start_info.hparams)
+                metrics |= {info.name.tag for info in data.experiment.metric_infos}
+    assert losses == [pytest.approx(Run.open(trained).info["best_loss"])]
+    assert options["optimizer.lr"].number_value == 0.002
+    assert {"best_heldout/loss", "heldout/loss"} <= metrics

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from drgn.data.building import Cost
 from drgn.data.dataset import Batches, ParticleDataset, require_poses
 from drgn.data.fields import default_box_size, fields_of, require_box_size
 from drgn.data.halves import halves_of, require_whole_particles
 from drgn.data.preflight import Report, digest, preflight, require_sound
-from drgn.data.prepared import PreparedStack, prepare
+from drgn.data.prepared import PreparedStack, cost, prepare
 from drgn.data.progress import CheckProgress, PrepareProgress
 from drgn.data.readers import leave_signals
 from drgn.errors import InputError, say
@@ -151,11 +152,15 @@ class ParticleDataModule:
 
     def prepare_data(self) -> None:
         """Make the prepared stack where it is not there yet (one process does)."""
+        self.check()
+        self.prepare()
+
+    def check(self) -> None:
+        """Refuse particles that cannot be trained on, not after an hour of preparing."""
         if self.posed:
-            require_poses(self.particles)  # not after an hour of preparing
+            require_poses(self.particles)
             if self._preflight:
                 self.preflight()
-        self.prepare()
 
     def preflight(self, anew: bool = False) -> Report | None:
         """Check poses and conventions against the images, once for the same ones; see `data.preflight`.
@@ -193,6 +198,10 @@ class ParticleDataModule:
         with replacing(record) as temporary:
             temporary.write_text(json.dumps(asdict(report)))
         return report
+
+    def cost(self) -> Cost | None:
+        """What making the prepared stack would take; None where it is there."""
+        return cost(self.particles, box_size=self.box_size, window=self.window, cache=self.cache)
 
     def prepare(self) -> PreparedStack:
         """Open the prepared stack, making it where it is not there yet, with or without poses."""

@@ -235,16 +235,9 @@ def prepare(
     InputError
         An image is not there, the box is odd or too large, or the disk too small.
     """
-    particles.require_images()
-    fields, field = fields_of(particles)
-    require_box_size(box_size, fields)
-    files, stack = identity.source_files(particles)
-    # as the images lie on the disk
-    order = np.lexsort((particles.table["image_index"].to_numpy(), stack))
-    stack, field = stack[order], field[order]
-    images = Images(particles, order, files, stack, fields, field)
+    images = _images(particles, box_size)
     folder = cache / _key(images, box_size, window)
-    found = _finished(particles, cache, folder, files, box_size, window)
+    found = _finished(particles, cache, folder, images.files, box_size, window)
     if found is not None:
         return found
     partial = folder.with_name(folder.name + ".partial")
@@ -263,6 +256,36 @@ def prepare(
     finally:
         os.close(lock)
     return PreparedStack(folder)
+
+
+def cost(particles: Particles, *, box_size: int, window: bool, cache: Path) -> Cost | None:
+    """What `prepare` would take; None where a finished stack holds these particles.
+
+    The time is that of reading and transforming; nothing is written.
+
+    Raises
+    ------
+    InputError
+        As of `prepare`.
+    """
+    images = _images(particles, box_size)
+    folder = cache / _key(images, box_size, window)
+    if _finished(particles, cache, folder, images.files, box_size, window) is not None:
+        return None
+    transforms = [FieldTransform(f.original_box_size, f.field_px, box_size, window) for f in images.fields]
+    plan = Plan(images.reader(), transforms, images.field, np.ones(len(images.field), np.float32))
+    with building.workers() as pool:
+        return building.cost_of(plan, cache, 0, pool)
+
+
+def _images(particles: Particles, box_size: int) -> Images:
+    """The images of a table as they lie on the disk."""
+    particles.require_images()
+    fields, field = fields_of(particles)
+    require_box_size(box_size, fields)
+    files, stack = identity.source_files(particles)
+    order = np.lexsort((particles.table["image_index"].to_numpy(), stack))
+    return Images(particles, order, files, stack[order], fields, field[order])
 
 
 def _finished(

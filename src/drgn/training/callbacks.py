@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
@@ -38,7 +38,7 @@ class Draws(Callback):
 
 
 class HyperParameters(Callback):
-    """Show the options in TensorBoard's HPARAMS tab, beside the loss that runs are compared by.
+    """Show the options in TensorBoard's HPARAMS tab, beside the losses that runs are compared by.
 
     Parameters
     ----------
@@ -50,16 +50,28 @@ class HyperParameters(Callback):
 
     def __init__(self, options: dict[str, Any], monitor: str) -> None:
         self._options, self._monitor = options, monitor
+        self._best = f"best_{monitor}"
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, module: Any) -> None:
-        """Write them. Lightning's own way needs the metric's value, which is not known yet."""
+        """Write them. Lightning's own way needs the metrics' values, which are not known yet."""
         from torch.utils.tensorboard.summary import hparams
 
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                for summary in hparams(self._options, {self._monitor: 0}):
+                for summary in hparams(self._options, {self._best: 0, self._monitor: 0}):
                     logger.experiment._get_file_writer().add_summary(summary)
+
+    @rank_zero_only
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Write the best loss of the run."""
+        found = [c.best_model_score for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        last = trainer.callback_metrics.get(self._monitor)
+        losses = {self._monitor: last, self._best: found[0] if found else None}
+        known = {name: float(value) for name, value in losses.items() if value is not None}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and self._best in known:
+                logger.log_hyperparams(self._options, known, step=trainer.global_step)
 
 
 class Throughput(Callback):

@@ -66,18 +66,28 @@ def _peak_B(device: torch.device, work: Callable[[], object]) -> int | None:
         work()
         return int(torch.cuda.max_memory_allocated(device)) - before
     give_back()
+    before = begin_peak()
+    work()
+    after = peak_B()
+    return None if before is None or after is None else after - before
+
+
+def begin_peak() -> int | None:
+    """Let the peak begin anew; bytes that the process takes now, None where the system does not tell."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before = _status_B("VmHWM")
-        work()
-        return _status_B("VmHWM") - before
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return peak_B()
+
+
+def peak_B() -> int | None:
+    """Most bytes that this process has held since its peak began; None where the system does not tell."""
+    try:
+        known = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(known["VmHWM"].split()[0]) << 10
     except (OSError, KeyError):
         return None
-
-
-def _status_B(name: str) -> int:
-    known = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(known[name].split()[0]) << 10
 
 
 def of_an_image_B(

@@ -30,6 +30,8 @@ _TRIALS, _TRIAL_STEPS = 3, 1000  # of the latent in linear modes
 _STEPS = 2000  # of the latent in refitted volumes
 _REFITS = 2  # of the volumes along the latent, and of the latent in them
 _DRAWS = 8  # of each latent
+# what progress is told of the part that looks at no image, and of that which alternates with it
+LATENT, REFIT = "latent", "volumes along the latent"
 _LEAST_SPREAD = 0.1  # standard deviation of the latents over the particles
 _PASSES = 100  # through the particles at most, in training the latent
 _PLACED = 20_000  # latents that the centres are found among
@@ -146,6 +148,8 @@ def _fit(
             taken = [dataset.taken(e.rows[_first_rows(e)]) for e in expectations]
             penalty = Penalty(nuisance, torch.cat([nuisance.features(part) for part in taken]))
         start = _leading(bases[0], statistics, penalty)
+        if progress:
+            progress(LATENT, 1, _REFITS + 1)
         _fit_latent(bases[0], statistics, start, _TRIAL_STEPS, _TRIALS, beta, penalty, generator)
         for done in range(1, _REFITS + 1):
             mean, logvar = statistics.each(bases[0].encode)
@@ -153,7 +157,7 @@ def _fit(
             if len(mean) <= bases[0].n_modes or mean.std(0).max() < _LEAST_SPREAD:
                 break  # nothing varies
             if progress:
-                progress("volumes along the latent", done, _REFITS)
+                progress(REFIT, done, _REFITS)
             if poses is not None:
                 for basis, images in zip(bases, every, strict=True):
                     basis.load_state_dict({**bases[0].state_dict(), "density": basis.density})
@@ -165,9 +169,21 @@ def _fit(
                 n += int(expectation.particle.max()) + 1
             del moments
             statistics = _of_particles(expectations)
+            if progress:
+                progress(LATENT, done + 1, _REFITS + 1)
             _fit_latent(bases[0], statistics, mean, _STEPS, 1, beta, penalty, generator)
     for basis in bases[1:]:  # the networks are common to them already
         basis.load_state_dict({**bases[0].state_dict(), "density": basis.density})
+
+
+def latent_steps(n_particles: int) -> list[int]:
+    """Steps that each fit of the latent takes, for so many training particles."""
+    fits = [(_TRIALS, _TRIAL_STEPS), *[(1, _STEPS)] * _REFITS]
+    return [trials * min(steps, _most_steps(n_particles)) for trials, steps in fits]
+
+
+def _most_steps(n_particles: int) -> int:
+    return 1 + _PASSES * n_particles // _BATCH
 
 
 def _of_particles(expectations: Sequence[Expectation]) -> Packed:
@@ -318,7 +334,7 @@ def _descend(
     n, last = len(images.start), []
     if penalty is not None:
         penalty.nuisance.forget()
-    steps = min(steps, 1 + _PASSES * n // _BATCH)
+    steps = min(steps, _most_steps(n))
     optimizer = torch.optim.Adam(subspace.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):

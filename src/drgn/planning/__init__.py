@@ -1,0 +1,1 @@
+"""What a run will cost on this machine, told before it starts."""
