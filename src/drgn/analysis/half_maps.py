@@ -54,7 +54,7 @@ def compared(run: Run, z: np.ndarray, mask: Tensor | None = None, seed: int = 0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for one, two in run.half_volumes(z, device):
         inside = masks.soft_mask((one + two) / 2, run.pixel_size_A) if mask is None else mask
-        yield HalfMaps(one, two, inside, correlations(one, two, inside, seed))
+        yield HalfMaps(one, two, inside, correlations(one, two, inside, inside, seed))
 
 
 def section(run: Run, z: np.ndarray) -> Section:
