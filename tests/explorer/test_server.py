@@ -1,7 +1,9 @@
 """What the server answers, and what it refuses."""
 
 import io
+import json
 import time
+import zipfile
 
 import mrcfile
 import numpy as np
@@ -101,8 +103,6 @@ def test_a_volume_is_that_of_generate(client, folder, tmp_path):
     ],
 )
 def test_a_volume_that_cannot_be(client, asked):
-    import json
-
     answer = client.post("/api/volume", content=json.dumps(asked))
     assert answer.status_code == 400
     assert answer.json()["error"]
@@ -190,9 +190,10 @@ def test_no_file_outside_is_served(client, session, name):
 def test_without_the_token_nothing_is_told(anyone, session):
     for path in ("run", "live", "column/z1", "selections", "jobs", "file/x"):
         assert anyone.get(f"/api/{path}").status_code == 403
-    for path in ("volume", "images", "jobs", "selected?file=a.npy", "export/star/x"):
+    for path in ("volume", "images", "jobs", "selected?file=a.npy", "export/star/x", "route", "confidence"):
         assert anyone.post(f"/api/{path}", json={}).status_code == 403
-    assert anyone.put("/api/selections/x", content=rows_bytes([1])).status_code == 403
+    for path in ("selections/x", "scenes/x"):
+        assert anyone.put(f"/api/{path}", content=rows_bytes([1])).status_code == 403
     assert anyone.get("/api/run", headers={"X-Drgn-Token": "other"}).status_code == 403
     assert anyone.get("/api/run?token=a-token").status_code == 403
     assert anyone.get("/").status_code == 200  # the page itself holds nothing of the run
@@ -270,6 +271,73 @@ def test_a_job_is_cancelled(client, session):
     assert job.process.wait(20) != 0
     assert finished(client, number)["state"] == "cancelled"
     session.selections.remove("all")
+
+
+def test_a_path_is_found_without_a_job(client, session):
+    z = session.required().z
+    found = client.post("/api/route", json={"how": "line", "points": 3, "anchors": [3, 9]}).json()
+    np.testing.assert_allclose(found["z"], [z[3], (z[3] + z[9]) / 2, z[9]], rtol=1e-5)
+    assert (found["nearest"][0], found["nearest"][-1]) == (3, 9)
+    np.testing.assert_allclose(found["at"]["z2"], np.array(found["z"])[:, 1])
+    coordinates = session.required().axes.coordinates
+    np.testing.assert_allclose(found["at"]["PC1"][0], coordinates[3, 0], atol=1e-5)
+    found = client.post("/api/route", json={"how": "graph", "points": 9, "anchors": [3, 9]}).json()
+    np.testing.assert_allclose(found["z"], z[found["nearest"]], rtol=1e-6)  # always on data
+    found = client.post("/api/route", json={"how": "pc", "points": 5, "pc": 2}).json()
+    assert np.ptp(found["at"]["PC2"]) > 100 * np.ptp(found["at"]["PC1"])
+    ends = np.percentile(coordinates[:, 1], [5, 95])
+    np.testing.assert_allclose(np.array(found["at"]["PC2"])[[0, -1]], ends, rtol=1e-4)
+    assert not (session.folder / "paths" / "path").exists()
+    for bad in ({"how": "pc", "points": 5, "pc": 3}, {"how": "line", "points": 5, "anchors": [3, 300]}, {}):
+        assert client.post("/api/route", json=bad).status_code == 400
+
+
+def scene(*layers):
+    """The body of a scene; each layer is (its description, bytes)."""
+    head = json.dumps({"layers": [{"label": "x", "bytes": len(data), **more} for more, data in layers]})
+    return head.encode() + b"\n" + b"".join(data for _, data in layers)
+
+
+def test_a_scene_for_chimerax(client, session):
+    one = client.post("/api/volume", json={"row": 7}).content
+    layer = {"label": 'a "b"; close\n', "levels": [[0.5, "#0072b2"], [-0.5, "#d55e00"]]}
+    made = client.put("/api/scenes/both", content=scene((layer, one), (layer, one))).json()["files"]
+    assert made == ["chimerax/both/both.cxc", "chimerax/both/both.zip"]
+    script = (session.folder / made[0]).read_text().splitlines()
+    assert 'rename #2 "a b close"' in script
+    assert "volume #2 style surface step 1 level 0.5 color #0072b2 level -0.5 color #d55e00" in script
+    assert (session.folder / "chimerax" / "both" / "map_1.mrc").read_bytes() == one
+    with zipfile.ZipFile(io.BytesIO(client.get(f"/api/file/{made[1]}").content)) as packed:
+        assert packed.namelist() == ["both/both.cxc", "both/map_0.mrc", "both/map_1.mrc"]
+
+
+@pytest.mark.parametrize(
+    ("more", "data"),
+    [
+        ({"levels": []}, None),
+        ({"levels": [[float("nan"), "#0072b2"]]}, None),
+        ({"levels": [[1, "red; close"]]}, None),
+        ({"levels": [[1, "#0072b2"]], "bytes": -4}, None),
+        ({"levels": [[1, "#0072b2"]]}, b"x" * 5000),
+        ({"levels": [[1, "#0072b2"]]}, b""),
+        ({"levels": 3}, None),
+        ({"levels": [[1, "#0072b2"]], "bytes": "many"}, None),
+    ],
+)
+def test_a_scene_that_cannot_be(client, more, data):
+    data = client.post("/api/volume", json={"row": 7}).content if data is None else data
+    answer = client.put("/api/scenes/bad", content=scene((more, data)))
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+    for content in (b"", b"[]\n", b'{"layers": []}\n', b"{" * 5000):
+        assert client.put("/api/scenes/bad", content=content).status_code == 400
+    assert client.put("/api/scenes/a.b", content=scene()).status_code == 400
+
+
+def test_local_resolution_needs_half_maps(client):
+    answer = client.post("/api/confidence", json={"row": 7})
+    assert answer.status_code == 400
+    assert "half_sets" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

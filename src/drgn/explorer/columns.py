@@ -61,6 +61,22 @@ class Columns:
         return pca(self.z)
 
     @cached_property
+    def _tree(self) -> Any:
+        from scipy.spatial import cKDTree
+
+        return cKDTree(self.z)
+
+    def placed(self, z: np.ndarray) -> dict[str, Any]:
+        """Where latents (M, Z) are on the axes that are linear in z; for others the nearest particles."""
+        along = {"z": z, "PC": (z - self.axes.mean) @ self.axes.components.T}
+        at = {
+            f"{name}{i + 1}": values[:, i].tolist()
+            for name, values in along.items()
+            for i in range(z.shape[1])
+        }
+        return {"z": z.tolist(), "at": at, "nearest": self._tree.query(z)[1].tolist()}
+
+    @cached_property
     def _umap(self) -> np.ndarray | None:
         return selection.umap_of_analysis(self._folder, self.key)
 

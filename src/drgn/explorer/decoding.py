@@ -5,18 +5,22 @@ from __future__ import annotations
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from drgn.analysis.render import isosurface_level
 from drgn.errors import InputError
 from drgn.evidence.validation import dataset_of
 from drgn.formats.mrc import write_volume
 from drgn.formats.particles import read_images
+from drgn.physics.fsc import fsc, resolution_A
 from drgn.physics.grids import half_lattice
 from drgn.physics.imaging import multiplier, transfer
+from drgn.physics.local_resolution import local_resolution
+from drgn.physics.masks import soft_mask
 from drgn.training.decode import decode
 
 if TYPE_CHECKING:
@@ -26,6 +30,15 @@ if TYPE_CHECKING:
 
 PANELS = ("raw", "CTF-corrected", "low-passed", "reconstruction")
 MOST_IMAGES = 24
+
+
+class Confidence(NamedTuple):
+    """Local resolution in A (D, D, D), percentiles 2 and 98 of it within the surface, the window in A."""
+
+    resolution_A: np.ndarray
+    low_A: float
+    high_A: float
+    window_A: float
 
 
 class Decoder:
@@ -52,19 +65,57 @@ class Decoder:
         InputError
             The run cannot decode, or z has another dimension.
         """
+        if half is not None and (not self.run.halves or half not in (1, 2)):
+            raise InputError(f"half={half}: this run has no such half; train with half_sets=given.")
+        parts = self._parts(z)
+        chosen = parts if half is None else (parts[half - 1],)
+        return (sum(chosen[1:], chosen[0]) / len(chosen)).numpy()
+
+    def confidence(self, z: np.ndarray, window_A: float | None = None) -> Confidence:
+        """How far both half decoders agree around each voxel of the volume at a latent z (Z,).
+
+        Parameters
+        ----------
+        z
+            The latent.
+        window_A
+            Width of the window, see `physics.local_resolution`; None: five times the resolution to which the
+            half maps agree, a third of the box at most.
+
+        Raises
+        ------
+        InputError
+            The run has one decoder, or its pixel size is not known.
+        """
+        if not self.run.halves or not np.isfinite(self.run.pixel_size_A):
+            raise InputError("Local resolution needs two half maps: train with half_sets=given.")
+        if window_A is not None and not 0 < window_A < self.run.box_size * self.run.pixel_size_A:
+            raise InputError(f"window_A={window_A:g}: expected a length above 0 A, within the box.")
+        pixel_size_A = self.run.pixel_size_A
+        one, two = self._parts(z)
+        mean = (one + two) / 2
+        mask = soft_mask(mean, pixel_size_A)
+        one, two = one * mask, two * mask
+        if window_A is None:
+            whole_A = resolution_A(fsc(one, two), pixel_size_A, 0.143, box_size=self.run.box_size)
+            window_A = min(5 * whole_A, self.run.box_size * pixel_size_A / 3)
+        found = local_resolution(one, two, pixel_size_A, window_A).numpy()
+        inside = found[mean.numpy() >= isosurface_level([mean.numpy()])]
+        low, high = np.percentile(inside, [2, 98])
+        return Confidence(found, float(low), float(max(high, low + 0.01)), window_A)
+
+    def _parts(self, z: np.ndarray) -> tuple[Tensor, ...]:
+        """The volume (D, D, D) at z, or both half maps."""
         z = np.asarray(z, np.float32)
         if z.shape != (self.run.zdim,) or not np.isfinite(z).all():
             raise InputError(f"z={z.tolist()}: expected {self.run.zdim} finite numbers.")
-        if half is not None and (not self.run.halves or half not in (1, 2)):
-            raise InputError(f"half={half}: this run has no such half; train with half_sets=given.")
         with self._lock:
             if not self.run.has_images:  # of cryoDRGN
-                return next(iter(self.run.volumes(z[None])))
+                return (torch.from_numpy(next(iter(self.run.volumes(z[None])))),)
             at = torch.from_numpy(z[None]).to(self.device)
             autocast = self.run.autocast_type(self.device)
             parts = next(decode(self._model(), at, box_size=self.run.box_size, autocast=autocast))
-            chosen = parts if half is None else (parts[half - 1],)
-            return (sum(chosen[1:], chosen[0]) / len(chosen)).float().cpu().numpy()
+            return tuple(part.float().cpu() for part in parts)
 
     def images(self, rows: np.ndarray, lowpass_A: float) -> tuple[np.ndarray, tuple[str, ...]]:
         """Grey panels (M, panels, D, D) uint8 of particles, and the panels' names, see `PANELS`.

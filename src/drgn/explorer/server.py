@@ -19,6 +19,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from drgn.errors import InputError
+from drgn.explorer import scenes
 from drgn.explorer.guard import Guard, TooLarge, below, body, refused
 from drgn.explorer.session import Session, numbers
 
@@ -53,11 +54,14 @@ def create(session: Session, token: str) -> Starlette:
             Route("/api/live", routes.live),
             Route("/api/column/{name}", routes.column),
             Route("/api/volume", routes.volume, methods=["POST"]),
+            Route("/api/confidence", routes.confidence, methods=["POST"]),
+            Route("/api/route", routes.route, methods=["POST"]),
             Route("/api/images", routes.images, methods=["POST"]),
             Route("/api/selections", routes.selections),
             Route("/api/selections/{name}", routes.selection, methods=["GET", "PUT", "DELETE"]),
             Route("/api/selected", routes.selected, methods=["POST"]),
             Route("/api/export/{form}/{name}", routes.export, methods=["POST"]),
+            Route("/api/scenes/{name}", routes.scene, methods=["PUT"]),
             Route("/api/jobs", routes.jobs, methods=["GET", "POST"]),
             Route("/api/jobs/{number:int}", routes.job, methods=["GET", "DELETE"]),
             Route("/api/file/{name:path}", routes.file),
@@ -72,6 +76,7 @@ class _Routes:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.largest_rows = max(LARGEST_REQUEST, 4 * session.n)
+        self.largest_scene = LARGEST_REQUEST + scenes.MOST * (1024 + 4 * session.run.box_size**3)
 
     async def run(self, _: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self.session.facts))
@@ -87,6 +92,14 @@ class _Routes:
     async def volume(self, request: Request) -> Response:
         data, level = await run_in_threadpool(self.session.volume, await _json(request))
         return _binary(data, {"X-Level": f"{level:.6g}"})
+
+    async def confidence(self, request: Request) -> Response:
+        data, found = await run_in_threadpool(self.session.confidence, await _json(request))
+        told = ",".join(f"{value:.6g}" for value in (found.low_A, found.high_A, found.window_A))
+        return _binary(data, {"X-Low-High-Window": told})
+
+    async def route(self, request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.session.route, await _json(request)))
 
     async def images(self, request: Request) -> Response:
         asked = await _json(request)
@@ -137,6 +150,13 @@ class _Routes:
         return JSONResponse(
             {"path": str(path), "files": [p.relative_to(self.session.folder).as_posix() for p in made]}
         )
+
+    async def scene(self, request: Request) -> Response:
+        """The volumes that the page shows, for ChimeraX."""
+        folder, name = self.session.folder / "chimerax", request.path_params["name"]
+        sent = await body(request, self.largest_scene)
+        made = await run_in_threadpool(scenes.write, folder, name, sent)
+        return JSONResponse({"files": [path.relative_to(self.session.folder).as_posix() for path in made]})
 
     async def jobs(self, request: Request) -> Response:
         if request.method == "POST":

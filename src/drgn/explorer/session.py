@@ -13,8 +13,9 @@ import pandas as pd
 from drgn.analysis.history import losses
 from drgn.analysis.render import isosurface_level
 from drgn.errors import InputError
+from drgn.explorer import paths
 from drgn.explorer.columns import Columns
-from drgn.explorer.decoding import Decoder, mrc_bytes
+from drgn.explorer.decoding import Confidence, Decoder, mrc_bytes
 from drgn.explorer.jobs import Job, Jobs
 from drgn.explorer.selections import Selections, named
 from drgn.formats.inside import require_inside
@@ -145,6 +146,17 @@ class Session:
             level = isosurface_level([volume])
         return mrc_bytes(volume, self.run.pixel_size_A), level
 
+    def confidence(self, request: dict[str, Any]) -> tuple[bytes, Confidence]:
+        """Local resolution at a point, as the bytes of an MRC file and as it is."""
+        window = request.get("window_A")
+        window_A = None if window is None else numbers([window], "window_A").item()
+        found = self.decoder.confidence(self.point(request), window_A)
+        return mrc_bytes(found.resolution_A, self.run.pixel_size_A), found
+
+    def route(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Latents along a path that is not written, see `paths.route`."""
+        return paths.route(self.required(), paths.options(request, self.run.zdim, self.is_row))
+
     def start(self, request: dict[str, Any]) -> Job:
         """Start the job that the page asks for: evidence, path, encode or analyze."""
         makers = {
@@ -173,21 +185,8 @@ class Session:
         return self._verb(f"evidence for {name}", "validate", options, output)
 
     def _path(self, request: dict[str, Any]) -> Job:
-        name, kind = named(str(request.get("name") or "path")), request.get("how")
-        options: dict[str, Any] = {"kind": kind, "points": _whole(request, "points", 2, 200)}
-        if kind == "pc":
-            options["pc"] = _whole(request, "pc", 1, self.run.zdim)
-        elif kind in ("line", "graph"):
-            anchors = request.get("anchors")
-            if not isinstance(anchors, list) or len(anchors) < 2:
-                raise InputError("A path needs two anchors at least: click a point, then 'add anchor'.")
-            for row in anchors:
-                self.point({"row": row})
-            options["anchors"] = anchors
-            if kind == "graph":
-                options["disconnected"] = "widen"
-        else:
-            raise InputError(f"how={kind}: expected pc, line or graph.")
+        name = named(str(request.get("name") or "path"))
+        options = paths.options(request, self.run.zdim, self.is_row)
         output = self.folder / "paths" / name
         options |= {"movie": bool(request.get("movie", False)), "output": output}
         return self._verb(f"path {name}", "traverse", options, output)
@@ -214,18 +213,8 @@ class Session:
                 found["level"] = json.loads(path.read_text()).get("level")
             if path.name == "z.csv":
                 z = pd.read_csv(path).filter(regex=r"^z\d+$").to_numpy()
-                found |= {"z": z.tolist(), "at": self._placed(z)}
+                found |= self.required().placed(z)
         return found
-
-    def _placed(self, z: np.ndarray) -> dict[str, list[float]]:
-        """Where latents (M, Z) are on the axes that are linear in z."""
-        axes = self.required().axes
-        along = {"z": z, "PC": (z - axes.mean) @ axes.components.T}
-        return {
-            f"{name}{i + 1}": values[:, i].tolist()
-            for name, values in along.items()
-            for i in range(z.shape[1])
-        }
 
 
 def numbers(value: Any, name: str) -> np.ndarray:
@@ -240,10 +229,3 @@ def numbers(value: Any, name: str) -> np.ndarray:
     if not all(type(item) in (int, float) and abs(item) < 1e30 for item in listed):
         raise InputError(f"{name}: expected finite numbers.")
     return np.array(listed, np.float32)
-
-
-def _whole(request: dict[str, Any], name: str, low: int, high: int) -> int:
-    value = request.get(name)
-    if type(value) is not int or not low <= value <= high:
-        raise InputError(f"{name}={value}: expected a whole number from {low} to {high}.")
-    return value

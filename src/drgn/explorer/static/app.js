@@ -45,7 +45,13 @@ function label(name) {
   return share ? `${name} (${Math.round(100 * share)} % of the variance)` : name;
 }
 
-async function draw() {
+// One drawing after the other: of two at once, the first may be the last to end.
+function draw() {
+  state.drawing = (state.drawing ?? Promise.resolve()).catch(() => {}).then(drawNow);
+  return state.drawing;
+}
+
+async function drawNow() {
   const [x, y, colour] = ["axis-x", "axis-y", "colour"].map((id) => by(id).value);
   say("drawing");
   const [across, up] = [await column(x), await column(y)];
@@ -82,7 +88,7 @@ async function load() {
   by("run-facts").title = by("run-facts").textContent;
   by("empty").hidden = columns.length > 0;
   by("make-analysis").hidden = !columns.length || columns.some((one) => one.group === "clusters");
-  by("halves").hidden = !state.run.halves;
+  by("halves").hidden = by("local").hidden = !state.run.halves;
   if (!columns.length) return;
   const classes = columns.filter((one) => one.group === "clusters");
   const flat = columns.some((one) => one.name === "UMAP1") ? ["UMAP1", "UMAP2"] : ["PC1", state.run.zdim > 1 ? "PC2" : "z_norm"];

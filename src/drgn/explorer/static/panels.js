@@ -2,10 +2,12 @@
 
 import { act, by, complain, pick, saveSelection, say, stateName } from "/static/app.js";
 import { ask, fileUrl, json, save, saveFile } from "/static/api.js";
+import { fileButton, Path } from "/static/path.js";
 
 export class Panels {
   constructor(parts) {
-    Object.assign(this, parts, { anchors: [], seen: new Map(), path: null, weights: null });
+    Object.assign(this, parts, { seen: new Map(), weights: null });
+    this.path = new Path(this);
   }
 
   wire() {
@@ -20,12 +22,10 @@ export class Panels {
       if (!layer) throw new Error("Click a particle first: there is no volume to save.");
       save(new Blob([layer.data]), `${stateName()}_${layer.label.replace(/\W+/g, "-")}.mrc`);
     });
+    by("scene-save").onclick = act(() => this.scene(), "writing for ChimeraX");
     by("picture-save").onclick = act(async () => save(await this.volumes.picture(), `${stateName()}_volume.png`));
-    by("add-anchor").onclick = act(async () => this.setAnchors([...this.anchors, this.needed()]));
-    by("anchors-clear").onclick = () => this.setAnchors([]);
-    by("path-make").onclick = act(() => this.makePath());
-    by("path-slider").oninput = act(() => this.at(Number(by("path-slider").value)));
-    by("path-play").onclick = act(() => this.play());
+    by("local").onclick = act(() => this.local(), "local resolution");
+    this.path.wire();
     by("show-images").onclick = act(() => this.images(), "reading images");
     by("evidence").onclick = act(() => this.evidence());
   }
@@ -82,46 +82,20 @@ export class Panels {
     await this.decode(row, { half: 2, label: `particle ${row}, half 2`, beside: true });
   }
 
-  // ---- path
-  setAnchors(rows) {
-    this.anchors = rows;
-    by("anchors").textContent = rows.length ? `Anchors: ${rows.join(" → ")}` : "No anchors: click a particle, then “Add as anchor”.";
-    this.scatter.mark({ anchors: rows });
+  // The surface in colours of how far the half maps agree around each of its places.
+  async local() {
+    const row = this.needed();
+    await this.decode(row, { label: `particle ${row}` });
+    const layer = this.volumes.layers.at(-1);
+    const answer = await ask("confidence", { json: { row } });
+    const [low, high, window] = answer.headers.get("X-Low-High-Window").split(",").map(Number);
+    await this.volumes.colourBy(layer, await answer.arrayBuffer(), { low, high, window });
   }
 
-  async makePath() {
-    const how = by("path-how").value;
-    const asked = { kind: "path", how, name: by("path-name").value, movie: by("path-movie").checked,
-      points: Number(by("path-points").value), pc: Number(by("path-pc").value), anchors: this.anchors };
-    await this.start(asked);
-  }
-
-  async showPath(result) {
-    const volumes = result.files.filter((name) => /vol_\d+\.mrc$/.test(name));
-    this.path = { volumes, level: result.level };
-    this.scatter.mark({ path: result.at, at: 0 });
-    by("path-result").hidden = false;
-    by("path-slider").max = Math.max(volumes.length - 1, 0);
-    by("path-slider").value = 0;
-    const files = result.files.filter((name) => /\.(cxc|gif|mp4|csv|png)$/.test(name));
-    by("path-files").replaceChildren(...[...files, ...volumes].map(fileButton));
-    if (volumes.length) await this.at(0);
-  }
-
-  async at(number) {
-    const { volumes, level } = this.path;
-    this.scatter.mark({ at: number });
-    by("path-at").textContent = `${number + 1} of ${volumes.length}`;
-    const data = await (await ask(fileUrl(volumes[number]))).arrayBuffer();
-    const shown = this.volumes.layers.find((layer) => layer.what?.path);
-    await this.volumes.show(data, { label: `path, ${number + 1}`, level: shown?.level ?? level, what: { path: true } });
-  }
-
-  async play() {
-    for (let i = 0; i < this.path.volumes.length; i++) {
-      by("path-slider").value = i;
-      await this.at(i);
-    }
+  async scene() {
+    if (!this.volumes.layers.length) throw new Error("Click a particle first: there is no volume to write.");
+    const made = await json(`scenes/${encodeURIComponent(by("selection-name").value || "scene")}`, { method: "PUT", body: this.volumes.scene() });
+    await saveFile(made.files.at(-1));
   }
 
   // ---- particles
@@ -201,7 +175,7 @@ export class Panels {
     const { result } = await json(`jobs/${job.number}`);
     if (job.title.startsWith("path")) {
       this.open("path");
-      await this.showPath(result);
+      await this.path.show(result);
     } else if (job.title.startsWith("evidence")) {
       this.open("evidence");
       await this.showEvidence(job, result);
@@ -241,12 +215,6 @@ export class Panels {
     this.weights = live.weights;
     if (losses.length) curves(by("losses"), live);
   }
-}
-
-function fileButton(name) {
-  const button = Object.assign(document.createElement("button"), { textContent: name.split("/").pop(), title: `Save ${name}` });
-  button.onclick = act(() => saveFile(name));
-  return button;
 }
 
 // Contour level of a map that comes without one: four standard deviations above the mean.

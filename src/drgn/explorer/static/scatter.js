@@ -2,6 +2,7 @@
 
 import { createScatterplot } from "/static/vendor/regl-scatterplot.js";
 import { classColour, encode, viridis } from "/static/colours.js";
+import { between, handle } from "/static/handle.js";
 import { directly, shuffled, Thinning, withoutAntialiasing } from "/static/thinning.js";
 
 const MANY = 500000; // points, from which on they are squares, not blended
@@ -35,6 +36,7 @@ export class Scatter extends EventTarget {
     this.renderer = this.plot.get("renderer");
     if (this.many) directly(this.renderer, canvas);
     this.thinning = new Thinning(this.plot, n);
+    handle(this);
     this.plot.subscribe("lassoStart", () => { this.lassoing = true; });
     // a lasso that ends where it began is a click too, which is then no choice of a particle
     canvas.addEventListener("pointerdown", () => { this.lassoing = this.lassoed = false; });
@@ -159,14 +161,14 @@ export class Scatter extends EventTarget {
     if (!scales) return;
     axes(draw, width, height, this.x, this.y, scales);
     this.legend(draw, width);
-    const { path, anchors = [], picked } = this.marks;
-    const along = path && [path[this.x.name], path[this.y.name]];
-    if (along?.[0] && along[1]) {
+    const { anchors = [], picked } = this.marks;
+    const way = this.pathPixels(scales);
+    if (way.length) {
       draw.strokeStyle = "#000"; draw.lineWidth = 2; draw.beginPath();
-      along[0].forEach((value, i) => draw.lineTo(scales.x.of(value), scales.y.of(along[1][i])));
+      for (const [x, y] of way) draw.lineTo(x, y);
       draw.stroke();
-      along[0].forEach((value, i) => disc(draw, scales.x.of(value), scales.y.of(along[1][i]), i === this.marks.at ? 7 : 4,
-        i === this.marks.at ? "#f5c400" : "#fff"));
+      for (const [x, y] of way) disc(draw, x, y, 4, "#fff");
+      disc(draw, ...this.handleAt(scales), 7, "#f5c400");
     }
     anchors.forEach((row, i) => {
       const [x, y] = this.spot(scales, row);
@@ -180,6 +182,21 @@ export class Scatter extends EventTarget {
         draw.beginPath(); draw.arc(x, y, 8, 0, 7); draw.stroke();
       }
     }
+  }
+
+  // Pixels of the points of the path: where its latents are on axes that are linear in z, and on others where the
+  // particle is that is nearest to each.
+  pathPixels(scales = this.scales()) {
+    const { path } = this.marks;
+    if (!path || !scales) return [];
+    const along = (axis) => path.at[axis.name] ?? path.nearest.map((row) => axis.values[row]);
+    const [across, up] = [along(this.x), along(this.y)];
+    return across.map((value, i) => [scales.x.of(value), scales.y.of(up[i])]);
+  }
+
+  handleAt(scales = this.scales()) {
+    const way = this.pathPixels(scales);
+    return way.length ? between(way, this.marks.at ?? 0) : null;
   }
 
   spot(scales, row) { return [scales.x.of(this.x.values[row]), scales.y.of(this.y.values[row])]; }

@@ -1,8 +1,13 @@
 // Volumes in Mol*: isosurfaces as layers, each with a level; those that are kept stay when another is shown.
 
+import { viridis } from "/static/colours.js";
+
 const COLOURS = [0x0072b2, 0xe69f00, 0x009e73, 0xcc79a7, 0x56b4e9, 0xd55e00];
 const [MORE, LESS] = [0x0072b2, 0xd55e00]; // of a difference
+const UNKNOWN = 0xb9bfc6;
+const SCALE = Array.from({ length: 9 }, (_, i) => viridis(i / 8)); // of a local resolution, the best first
 const REPRESENTATION = "volume-representation-3d";
+const hex = (number) => `#${number.toString(16).padStart(6, "0")}`;
 
 export class Volumes extends EventTarget {
   constructor(element, list) {
@@ -46,25 +51,51 @@ export class Volumes extends EventTarget {
       const surfaces = difference
         ? [{ type: "absolute", value: level, color: MORE }, { type: "absolute", value: -level, color: LESS }]
         : [{ type: "absolute", value: level, color: colour }];
-      const before = new Set(this.plugin.state.data.cells.keys());
-      const url = URL.createObjectURL(new Blob([data]));
-      try {
-        await this.viewer.loadVolumeFromUrl({ url, format: "ccp4", isBinary: true }, surfaces);
-      } finally {
-        URL.revokeObjectURL(url);
-      }
-      const made = [...this.plugin.state.data.cells.values()].filter((cell) => !before.has(cell.transform.ref));
+      const { made, root } = await this.load(data, surfaces);
       const refs = made.filter((cell) => cell.transform.transformer.definition.name === REPRESENTATION)
         .map((cell) => cell.transform.ref);
-      let root = made[0].transform;
-      while (root.parent !== this.plugin.state.data.tree.root.ref) root = this.plugin.state.data.cells.get(root.parent).transform;
-      const layer = { label, data, level, start: Math.abs(level), refs, root: root.ref, colour, difference, kept: false, what };
+      const layer = { label, data, level, start: Math.abs(level), refs, roots: [root], colour, difference, kept: false, what };
       if (!this.layers.length) this.focus(data, Math.abs(level));
       this.layers.push(layer);
       for (const old of gone) await this.drop(old);
       this.list_();
       this.dispatchEvent(new Event("shown"));
       return layer;
+    });
+  }
+
+  // An MRC file in Mol*'s tree: the cells that it became, and the one that they hang on.
+  async load(data, surfaces) {
+    const { cells, tree } = this.plugin.state.data;
+    const before = new Set(cells.keys());
+    const url = URL.createObjectURL(new Blob([data]));
+    try {
+      await this.viewer.loadVolumeFromUrl({ url, format: "ccp4", isBinary: true }, surfaces);
+    } finally {
+      URL.revokeObjectURL(url);
+    }
+    const made = [...this.plugin.state.data.cells.values()].filter((cell) => !before.has(cell.transform.ref));
+    let root = made[0].transform;
+    while (root.parent !== tree.root.ref) root = cells.get(root.parent).transform;
+    return { made, root: root.ref };
+  }
+
+  // Colour a surface by a second volume, of a local resolution in A from low to high.
+  colourBy(layer, data, { low, high, window }) {
+    return this.change(async () => {
+      if (!this.layers.includes(layer)) return;
+      const { made, root } = await this.load(data, []);
+      const volume = made.findLast((cell) => cell.obj?.data?.grid);
+      layer.roots.push(root);
+      layer.scale = { low, high, window, data };
+      const coloring = { name: "absolute-value", params: { domain: { name: "custom", params: [low, high] },
+        list: { kind: "interpolate", colors: SCALE.map((colour) => parseInt(colour.slice(1), 16)) } } };
+      const update = this.plugin.build();
+      for (const ref of layer.refs) update.to(ref).update((old) => ({ ...old, colorTheme: { name: "external-volume", params: {
+        volume: { ref: volume.transform.ref, getValue: () => volume.obj.data },
+        coloring, defaultColor: UNKNOWN, normalOffset: 0, usePalette: false } } }));
+      await update.commit();
+      this.list_();
     });
   }
 
@@ -88,7 +119,9 @@ export class Volumes extends EventTarget {
 
   async drop(layer) {
     this.layers = this.layers.filter((other) => other !== layer);
-    await this.plugin.build().delete(layer.root).commit();
+    const update = this.plugin.build();
+    for (const root of [...layer.roots].reverse()) update.delete(root);
+    await update.commit();
   }
 
   remove(layer) { return this.change(async () => { await this.drop(layer); this.list_(); }); }
@@ -113,12 +146,15 @@ export class Volumes extends EventTarget {
     this.list.replaceChildren(...this.layers.map((layer) => {
       const row = document.createElement("div");
       row.className = "layer";
-      const hex = (number) => `#${number.toString(16).padStart(6, "0")}`;
       row.innerHTML = `<span class="swatch"></span><span class="name"></span>
         <input type="range" min="0.2" max="3" step="0.02" aria-label="Level"><span class="level"></span>
         <label><input type="checkbox"> keep</label><button aria-label="Remove this volume">×</button>`;
       row.querySelector(".swatch").style.background = layer.difference
         ? `linear-gradient(90deg, ${hex(MORE)} 50%, ${hex(LESS)} 50%)` : hex(layer.colour);
+      if (layer.scale) {
+        row.querySelector(".swatch").style.background = `linear-gradient(90deg, ${SCALE.join(", ")})`;
+        row.append(legend(layer.scale));
+      }
       row.querySelector(".name").textContent = row.querySelector(".name").title = layer.label;
       const [slider, level, keep, remove] = [row.querySelector("[type=range]"), row.querySelector(".level"),
         row.querySelector("[type=checkbox]"), row.querySelector("button")];
@@ -135,12 +171,35 @@ export class Volumes extends EventTarget {
     }));
   }
 
+  // What is shown, for ChimeraX: a line of JSON, then the files one after the other.
+  scene() {
+    const files = [];
+    const layers = this.layers.map(({ label, level, colour, difference, data, scale }) => {
+      files.push(data, ...(scale ? [scale.data] : []));
+      const steps = SCALE.map((shade, i) => [scale && scale.low + (scale.high - scale.low) * i / (SCALE.length - 1), shade]);
+      return { label, bytes: data.byteLength, scale_bytes: scale?.data.byteLength, scale: scale && steps,
+        levels: difference ? [[level, hex(MORE)], [-level, hex(LESS)]] : [[level, hex(colour)]] };
+    });
+    return new Blob([`${JSON.stringify({ layers })}\n`, ...files]);
+  }
+
   nudge(factor) {
     for (const layer of this.layers) this.setLevel(layer, layer.level * factor);
     this.list_();
   }
 
   async picture() { return (await fetch(await this.plugin.helpers.viewportScreenshot.getImageDataUri())).blob(); }
+}
+
+function legend({ low, high, window }) {
+  const bar = Object.assign(document.createElement("div"), { className: "scale",
+    title: `From the half maps, under a window of ${window.toFixed(0)} Å` });
+  bar.innerHTML = "<span></span><i></i><span></span>";
+  const [from, colours, to] = bar.children;
+  from.textContent = `local resolution ${low.toFixed(1)} Å`;
+  to.textContent = `${high.toFixed(1)} Å`;
+  colours.style.background = `linear-gradient(90deg, ${SCALE.join(", ")})`;
+  return bar;
 }
 
 function softwareRendering() {

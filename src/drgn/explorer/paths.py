@@ -1,0 +1,54 @@
+"""Paths through the latent space: what the page asks for as options of drgn traverse, and their latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from drgn.analysis import traversal
+from drgn.errors import InputError
+
+if TYPE_CHECKING:
+    from drgn.explorer.columns import Columns
+
+_GRAPH = {"average_neighbors": 5.0, "max_neighbors": 10, "disconnected": "widen"}
+_ENDS = {"low": 5.0, "high": 95.0}  # percentiles of a component
+_NO_ANCHORS = {"kmeans": None, "labels": None, "pathway": None, "random": None, "seed": 0}
+
+
+def options(request: dict[str, Any], zdim: int, is_row: Callable[[Any], bool]) -> dict[str, Any]:
+    """Options of `drgn traverse` for {"how": "line", "points": 5, "anchors": [3, 9]} (or "pc", with "pc": 1).
+
+    Raises
+    ------
+    InputError
+        They do not name a path.
+    """
+    kind = request.get("how")
+    found: dict[str, Any] = {"kind": kind, "points": whole(request, "points", 2, 200)}
+    if kind == "pc":
+        return found | {"pc": whole(request, "pc", 1, zdim)} | _ENDS
+    if kind not in ("line", "graph"):
+        raise InputError(f"how={kind}: expected pc, line or graph.")
+    anchors = request.get("anchors")
+    if not isinstance(anchors, list) or len(anchors) < 2:
+        raise InputError("A path needs two anchors at least: click a point, then 'add anchor'.")
+    if not all(map(is_row, anchors)):
+        raise InputError("anchors: expected rows of the particle table.")
+    return found | {"anchors": anchors} | (_GRAPH if kind == "graph" else {})
+
+
+def route(columns: Columns, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Where a path goes: its latents, their place on the axes, the nearest particles, and what was found."""
+    whole_set = {"pc": 1, "anchors": None, **_ENDS, **_GRAPH, **_NO_ANCHORS, **chosen}
+    analysis = columns.run.place("analysis")
+    found = traversal.find(columns.latents, columns.axes, analysis, **whole_set)
+    return columns.placed(found.path.z) | {"said": found.findings}
+
+
+def whole(request: dict[str, Any], name: str, low: int, high: int) -> int:
+    """A whole number from the page; an InputError where it is something else."""
+    value = request.get(name)
+    if type(value) is not int or not low <= value <= high:
+        raise InputError(f"{name}={value}: expected a whole number from {low} to {high}.")
+    return value
