@@ -3,6 +3,7 @@
 import pickle
 import time
 
+import mrcfile
 import numpy as np
 import pytest
 import torch
@@ -11,14 +12,14 @@ from starlette.testclient import TestClient
 
 from drgn.explorer.server import create
 from drgn.explorer.session import Session
+from drgn.formats.cryosparc import matrix_to_rotvec
+from drgn.formats.cryosparc_group import write_group
 from drgn.formats.particles import Particles
 from drgn.run import Run
 
 
-@pytest.fixture(scope="module")
-def session(toy, tmp_path_factory):
-    """A folder as cryoDRGN 4.3.1 writes it, without weights."""
-    folder = tmp_path_factory.mktemp("cryodrgn") / "vae"
+def folder_of(folder, particles):
+    """Write a folder as cryoDRGN 4.3.1 writes it, without weights."""
     folder.mkdir()
     args = {
         "pe_type": "gaussian",
@@ -29,7 +30,7 @@ def session(toy, tmp_path_factory):
         "zdim": 2,
     }
     config = {
-        "dataset_args": {"particles": str(toy), "invert_data": True, "norm": [0.0, 1.0]},
+        "dataset_args": {"particles": str(particles), "invert_data": True, "norm": [0.0, 1.0]},
         "lattice_args": {"D": 17, "extent": 0.5},
         "model_args": args,
         "version": "4.3.1",
@@ -38,7 +39,43 @@ def session(toy, tmp_path_factory):
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     z = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
     (folder / "z.4.pkl").write_bytes(pickle.dumps(z) + pickle.dumps(z))
-    return Session(Run.open(folder), [])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def session(toy, tmp_path_factory):
+    return Session(Run.open(folder_of(tmp_path_factory.mktemp("cryodrgn") / "vae", toy)), [])
+
+
+@pytest.fixture(scope="module")
+def of_cryosparc(toy, tmp_path_factory):
+    """The same particles in a .cs, and a run of cryoDRGN on them."""
+    folder = tmp_path_factory.mktemp("cryosparc")
+    particles = Particles.from_file(toy)
+    fields = {
+        "blob/idx": particles.table["image_index"],
+        "blob/psize_A": particles.table["pixel_size_A"],
+        "alignments3D/psize_A": particles.table["pixel_size_A"],
+        "ctf/accel_kv": particles.table["voltage_kV"],
+        "ctf/cs_mm": particles.table["spherical_aberration_mm"],
+        "ctf/amp_contrast": particles.table["amplitude_contrast"],
+        "ctf/df1_A": particles.table["defocus_u_A"],
+        "ctf/df2_A": particles.table["defocus_v_A"],
+        "ctf/df_angle_rad": np.deg2rad(particles.table["defocus_angle_deg"]),
+    }
+    numbers = [(name, "u4" if name == "blob/idx" else "f4") for name in fields]
+    more = [("uid", "u8"), ("blob/path", "S20"), ("blob/shape", "u4", 2), ("blob/sign", "f4")]
+    records = np.zeros(
+        300, [*more, *numbers, ("alignments3D/pose", "f4", 3), ("alignments3D/shift", "f4", 2)]
+    )
+    for name, values in fields.items():
+        records[name] = values
+    stack = toy.parent / particles.table["image_path"].iloc[0]
+    (folder / "images.mrcs").write_bytes(stack.read_bytes())
+    records["uid"], records["blob/path"], records["blob/shape"] = np.arange(300) + 2**40, b"images.mrcs", 16
+    records["blob/sign"], records["alignments3D/pose"] = -1, matrix_to_rotvec(particles.rotation)
+    write_group(folder / "particles.cs", records)
+    return folder_of(folder / "vae", folder / "particles.cs")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +117,7 @@ def test_its_weights_are_named_where_they_are_not_read(client):
     assert "run of cryoDRGN" in answer.json()["error"]
 
 
-def test_it_is_explored_in_the_browser(session, serve, open_page, tmp_path):
+def test_it_is_explored_in_the_browser(of_cryosparc, serve, open_page, tmp_path):
     generator = torch.Generator().manual_seed(0)
     shapes = {"0": (12, 18), "2.linear": (12, 12), "4.linear": (12, 12), "6": (2, 12)}
     weights = {"decoder.rand_freqs": 0.2 * torch.randn(8, 3, generator=generator)}
@@ -88,8 +125,9 @@ def test_it_is_explored_in_the_browser(session, serve, open_page, tmp_path):
         at = f"decoder.decoder.main.{name}"
         weights[f"{at}.weight"] = torch.randn(shape, generator=generator) / shape[1] ** 0.5
         weights[f"{at}.bias"] = torch.randn(shape[0], generator=generator)
-    torch.save({"epoch": 4, "model_state_dict": weights}, session.run.path / "weights.4.pkl")
-    page = open_page(serve(session.run.path))
+    torch.save({"epoch": 4, "model_state_dict": weights}, of_cryosparc / "weights.4.pkl")
+    session = Session(Run.open(of_cryosparc), [])
+    page = open_page(serve(of_cryosparc))
     assert "cryoDRGN 4.3.1" in page.inner_text("#run-facts")
     page.select_option("#colour", "tilt_deg")
     page.select_option("#threshold-column", "z1")
@@ -106,7 +144,31 @@ def test_it_is_explored_in_the_browser(session, serve, open_page, tmp_path):
     page.click("[data-tab=path]")
     page.click("#path-make")
     page.wait_for_function("explorer.panels.path?.volumes.length == 5")
-    with page.expect_download() as download:
-        page.click("#export")
-    download.value.save_as(tmp_path / "kept.star")
-    np.testing.assert_array_equal(np.sort(session.selections.read(tmp_path / "kept.star")), rows)
+    page.click("[data-tab=evidence]")
+    page.click("#evidence")
+
+    # with all fields, as a group of cryoSPARC
+    page.select_option("#export-form", "cs")
+    page.fill("#selection-name", "low")
+    downloads = []
+    page.on("download", lambda download: downloads.append(download))
+    page.click("#export")
+    while len(downloads) < 2:
+        page.wait_for_timeout(100)
+    assert {one.suggested_filename for one in downloads} == {"low.cs", "low.csg"}
+    for one in downloads:
+        one.save_as(tmp_path / one.suggested_filename)
+    kept, given = np.load(tmp_path / "low.cs"), np.load(of_cryosparc.parent / "particles.cs")
+    np.testing.assert_array_equal(np.sort(kept["uid"]), given["uid"][rows])
+    assert kept.dtype == given.dtype
+    np.testing.assert_array_equal(np.sort(session.selections.read(tmp_path / "low.cs")), rows)
+    assert "low.cs" in (tmp_path / "low.csg").read_text()
+
+    # the images of the selection by themselves, beside what the network makes
+    page.wait_for_selector("#evidence-result p")
+    assert "half maps agree" in page.inner_text("#evidence-result p")
+    with mrcfile.open(session.folder / "evidence" / f"selection-{len(rows)}" / "map.mrc") as file:
+        assert file.data.std() > 0
+    page.click("#evidence-result button")
+    page.wait_for_function("explorer.volumes.layers.some(l => l.label == 'images alone')")
+    assert page.evaluate("explorer.volumes.layers.length") == 2  # that of the path is there still
