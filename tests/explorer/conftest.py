@@ -39,7 +39,7 @@ def open_page(browser):
     """Return a function that opens an address; a page's errors and requests to other hosts fail the test."""
     wrong, contexts = [], []
 
-    def open_(address: str):
+    def open_(address: str, ready: str = "globalThis.explorer?.scatter?.x && explorer.volumes.plugin"):
         context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
         context.set_default_timeout(SECONDS)
         contexts.append(context)
@@ -52,7 +52,7 @@ def open_page(browser):
             ),
         )
         page.goto(address)
-        page.wait_for_function("globalThis.explorer?.scatter?.x && explorer.volumes.plugin")
+        page.wait_for_function(ready)
         return page
 
     yield open_

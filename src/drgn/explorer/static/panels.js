@@ -167,7 +167,7 @@ export class Panels {
       this.seen.set(job.number, { ...job, mine: known?.mine });
       if (known?.mine && known.state === "running" && job.state === "done") await this.finished(job).catch(complain);
     }
-    this.training(live);
+    this.training(live, jobs);
     return live;
   }
 
@@ -204,13 +204,21 @@ export class Panels {
     }));
   }
 
-  training(live) {
+  training(live, jobs) {
     const losses = live.losses["heldout/loss"] ?? live.losses["train/loss"] ?? [];
     by("training-words").textContent = live.epochs.length
       ? `${live.epochs.length} epochs; ${Object.entries(live.losses).map(([name, all]) => `${name} ${all.at(-1)?.toPrecision(5)}`).join(", ")}.`
       : "No losses are logged in this folder.";
-    if (this.weights && live.weights !== this.weights && by("follow").checked && this.state.picked != null) {
+    const newer = this.weights && live.weights !== this.weights;
+    if (newer && by("follow").checked && this.state.picked != null) {
       act(() => this.decode(this.state.picked, { label: `particle ${this.state.picked}, new weights` }))();
+    }
+    // when no encoding is going on: weights that come meanwhile are for the next one
+    this.stale ||= newer;
+    const encoding = jobs.some((job) => job.state === "running" && job.title.startsWith("encode"));
+    if (this.stale && by("follow-latents").checked && !encoding) {
+      this.stale = false;
+      act(() => this.start({ kind: "encode" }))();
     }
     this.weights = live.weights;
     if (losses.length) curves(by("losses"), live);
