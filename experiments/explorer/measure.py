@@ -36,6 +36,16 @@ LISTEN = """() => {
   globalThis.seen = [];
   explorer.scatter.plot.subscribe('view', () => seen.push(performance.now()));
 }"""
+ALONG = """async () => {
+  const times = [];
+  for (let i = 1; i <= 20; i++) {
+    const begun = performance.now();
+    await explorer.panels.path.go(0.17 * i);
+    await new Promise(requestAnimationFrame);
+    times.push(performance.now() - begun);
+  }
+  return times;
+}"""
 ALL = """async () => {
   const begun = performance.now();
   const { thinning } = explorer.scatter;
@@ -114,7 +124,7 @@ def page_of(run: Path) -> Any:
 
 
 def clicks(folder: Path) -> dict[str, float]:
-    """From a click on Show to the surface, at box 64."""
+    """From a click on Show to the surface, and from a place on a path to the next, at box 64."""
     run = folder / "box64"
     if not (run / "latents.npz").is_file():
         drgn("simulate", "n_particles=200", "box_size=64", "pixel_size_A=4", f"output={folder / 'set64'}")
@@ -137,7 +147,14 @@ def clicks(folder: Path) -> dict[str, float]:
             page.wait_for_function(f"explorer.volumes.layers.some(l => l.what?.row == {row})")
             page.evaluate("() => new Promise(requestAnimationFrame)")
             took.append(time.perf_counter() - begun)
+        page.fill("#path-pc", "1")
+        page.click("[data-tab=path]")
+        page.click("#path-follow")
+        page.wait_for_function("explorer.volumes.layers.some(l => l.label == 'path, 1')")
+        along = page.evaluate(ALONG)
     return {
+        "box64.along_a_path_s.median_of_20": round(float(np.median(along)) / 1000, 3),
+        "box64.along_a_path_s.most": round(float(np.max(along)) / 1000, 3),
         "box64.click_to_surface_s.first": round(took[0], 3),
         "box64.click_to_surface_s.median_of_next_5": round(float(np.median(took[1:])), 3),
     }

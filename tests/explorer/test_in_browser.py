@@ -201,6 +201,14 @@ def test_a_click_is_one_where_frames_are_slow(open_page, address):
     assert page.evaluate("explorer.state.picked") == lowest
     np.testing.assert_allclose(on_page(page, [lowest]), place, atol=0.1)  # the view stays
 
+    # one that is the whole selection
+    highest = page.evaluate("explorer.scatter.y.at[1]")
+    page.evaluate("row => explorer.selection.set(Uint32Array.of(row))", highest)
+    page.mouse.move(*on_page(page, [highest])[0], steps=4)
+    page.wait_for_function(f"explorer.scatter.hovered == {highest}")
+    page.mouse.click(*on_page(page, [highest])[0])
+    page.wait_for_function(f"explorer.state.picked == {highest}", timeout=10_000)
+
 
 def test_mistakes_are_told_in_words(open_page, address):
     page = open_page(address)

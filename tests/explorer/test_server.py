@@ -229,9 +229,15 @@ def test_images_beside_their_reconstruction(client):
     assert grey.std(axis=(2, 3)).min() > 5
     smooth = [np.abs(np.diff(panel, axis=-1)).mean() for panel in grey.swapaxes(0, 1)]
     assert smooth[2] < smooth[1]  # low-passed
-    for rows in ([], [300], list(range(25))):
+    for rows in ([], [300], list(range(73))):
         assert client.post("/api/images", json={"rows": rows}).status_code == 400
     assert client.post("/api/images", json={"rows": [1], "lowpass_A": 0}).status_code == 400
+
+
+def test_an_image_that_is_a_particle_of_its_own_has_no_other_tilts(client):
+    assert not client.get("/api/run").json()["tilts"]
+    assert client.get("/api/tilts/7").json() == {"rows": [7], "b_factor_A2": [100.0]}
+    assert client.get("/api/tilts/300").status_code == 400
 
 
 def finished(client, number, seconds=120):

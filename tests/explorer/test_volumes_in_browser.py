@@ -11,6 +11,7 @@ import torch
 
 from drgn.analysis import half_maps
 from drgn.explorer.decoding import Decoder
+from drgn.formats import star
 from drgn.physics.local_resolution import local_resolution
 from drgn.run import Run
 
@@ -118,7 +119,7 @@ def test_shown_volumes_are_those_of_the_scene(open_page, address, run_folder, tm
         packed.extractall(tmp_path)
     script = (tmp_path / "scene" / "scene.cxc").read_text().splitlines()
     assert 'open "map_0.mrc"' in script
-    assert f"volume #1 style surface step 1 level {levels[0]:.6g} color #0072b2" in script
+    assert f"volume #1 style surface step 1 level {levels[0]:.6g} color #56b4e9" in script
     last = len(levels)
     assert any(
         line.startswith(f"volume #{last} ") and f"level {-levels[-1]:.6g} color #d55e00" in line
@@ -185,3 +186,33 @@ def test_a_path_is_followed_before_it_is_written(open_page, address, run_folder)
     np.testing.assert_allclose(spots, places, atol=0.5)
     asked = page.evaluate("JSON.stringify(explorer.panels.path.asked())")
     assert json.loads(asked)["anchors"] == ends
+
+
+def test_tilt_images_of_a_particle_lie_side_by_side(toy, train_tiny, serve, open_page, tmp_path):
+    """Five tilt images of each particle, in a star as Warp writes it, not in the order of their dose."""
+    blocks = star.read_blocks(toy)
+    (name, table) = next((name, table) for name, table in blocks.items() if "rlnImageName" in table)
+    tilt = np.tile([3, 0, 4, 1, 2], 60)
+    added = {
+        "rlnGroupName": [f"particle_{i // 5}" for i in range(300)],
+        "rlnCtfBfactor": -12.0 * (tilt + 1),
+        "rlnCtfScalefactor": np.cos(np.deg2rad(3 * tilt)),
+    }
+    star.write_blocks(tmp_path / "tilts.star", {**blocks, name: table.assign(**added)})
+    folder = train_tiny(f"dataset.particles={tmp_path / 'tilts.star'}", f"dataset.datadir={toy.parent}")
+    page = open_page(serve(folder))
+    pick(page, 12)
+    page.click("[data-tab=particles]")
+    page.click("#show-tilts")
+    page.wait_for_selector("#images figure")
+    said = page.locator("#images figure").all_inner_texts()
+    assert [text.strip() for text in said] == [f"B {12 * (i + 1)} Å²" for i in range(5)]
+    titles = page.eval_on_selector_all("#images figure", "all => all.map(one => one.title)")
+    assert titles == [f"image {10 + i}" for i in (1, 3, 4, 0, 2)]
+    picture = "document.querySelector('#images canvas').toDataURL()"
+    before = page.evaluate(picture)
+    page.select_option("#tilt-panel", "raw")
+    assert page.evaluate(picture) != before
+    page.click("#show-images")
+    page.wait_for_selector("#images button")
+    assert page.locator("#images figure").count() == 0

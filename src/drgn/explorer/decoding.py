@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from drgn.run import Run
 
 PANELS = ("raw", "CTF-corrected", "low-passed", "reconstruction")
-MOST_IMAGES = 24
+MOST_IMAGES = 72  # a tilt series has some 40, 60 at most
 
 
 class Confidence(NamedTuple):

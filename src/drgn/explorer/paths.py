@@ -11,7 +11,8 @@ from drgn.errors import InputError
 if TYPE_CHECKING:
     from drgn.explorer.columns import Columns
 
-_GRAPH = {"average_neighbors": 5.0, "max_neighbors": 10, "disconnected": "widen"}
+_GRAPH = {"average_neighbors": 5.0, "max_neighbors": 10}
+_DISCONNECTED = ("widen", "largest")  # what is tried where no path joins the anchors, in this order
 _ENDS = {"low": 5.0, "high": 95.0}  # percentiles of a component
 _NO_ANCHORS = {"kmeans": None, "labels": None, "pathway": None, "random": None, "seed": 0}
 
@@ -35,15 +36,35 @@ def options(request: dict[str, Any], zdim: int, is_row: Callable[[Any], bool]) -
         raise InputError("A path needs two anchors at least: click a point, then 'add anchor'.")
     if not all(map(is_row, anchors)):
         raise InputError("anchors: expected rows of the particle table.")
-    return found | {"anchors": anchors} | (_GRAPH if kind == "graph" else {})
+    if kind == "line":
+        return found | {"anchors": anchors}
+    apart = request.get("disconnected") or _DISCONNECTED[0]
+    if apart not in _DISCONNECTED:
+        raise InputError(f"disconnected={apart}: expected {' or '.join(_DISCONNECTED)}.")
+    return found | {"anchors": anchors, "disconnected": apart} | _GRAPH
 
 
 def route(columns: Columns, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Where a path goes: its latents, their place on the axes, the nearest particles, and what was found."""
-    whole_set = {"pc": 1, "anchors": None, **_ENDS, **_GRAPH, **_NO_ANCHORS, **chosen}
+    """Where a path goes: its latents, their place on the axes, the nearest particles, and what was found.
+
+    Where an anchor lies so far from all others that no number of neighbours joins it, the path is between the
+    nearest particles of the largest component; "disconnected" says which option it is then.
+    """
+    options = {"pc": 1, "anchors": None, "disconnected": "stop", **_ENDS, **_GRAPH, **_NO_ANCHORS, **chosen}
     analysis = columns.run.place("analysis")
-    found = traversal.find(columns.latents, columns.axes, analysis, **whole_set)
-    return columns.placed(found.path.z) | {"said": found.findings}
+
+    def find() -> traversal.Route:
+        return traversal.find(columns.latents, columns.axes, analysis, **options)
+
+    try:
+        found = find()
+    except InputError:
+        if options["disconnected"] != "widen":
+            raise
+        options["disconnected"] = "largest"
+        found = find()
+    told = {"said": found.findings, "disconnected": options["disconnected"]}
+    return columns.placed(found.path.z) | told
 
 
 def whole(request: dict[str, Any], name: str, low: int, high: int) -> int:

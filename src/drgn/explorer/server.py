@@ -56,6 +56,7 @@ def create(session: Session, token: str) -> Starlette:
             Route("/api/volume", routes.volume, methods=["POST"]),
             Route("/api/confidence", routes.confidence, methods=["POST"]),
             Route("/api/route", routes.route, methods=["POST"]),
+            Route("/api/tilts/{row:int}", routes.tilts),
             Route("/api/images", routes.images, methods=["POST"]),
             Route("/api/selections", routes.selections),
             Route("/api/selections/{name}", routes.selection, methods=["GET", "PUT", "DELETE"]),
@@ -100,6 +101,9 @@ class _Routes:
 
     async def route(self, request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self.session.route, await _json(request)))
+
+    async def tilts(self, request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.session.tilts, request.path_params["row"]))
 
     async def images(self, request: Request) -> Response:
         asked = await _json(request)

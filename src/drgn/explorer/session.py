@@ -15,7 +15,7 @@ from drgn.analysis.render import isosurface_level
 from drgn.errors import InputError
 from drgn.explorer import paths
 from drgn.explorer.columns import Columns
-from drgn.explorer.decoding import Confidence, Decoder, mrc_bytes
+from drgn.explorer.decoding import MOST_IMAGES, Confidence, Decoder, mrc_bytes
 from drgn.explorer.jobs import Job, Jobs
 from drgn.explorer.selections import Selections, named
 from drgn.formats.inside import require_inside
@@ -44,6 +44,8 @@ class Session:
         self._columns: tuple[Any, Columns | None] = (None, None)
         self._logged: tuple[Any, pd.DataFrame] = (None, pd.DataFrame())
         self._particles = run.particles()
+        group = self._particles.table["group"].to_numpy(str)
+        self._group = group if len(np.unique(group)) < len(group) else None
         self.selections = Selections(self.folder / "selections", self._particles)
 
     @property
@@ -89,6 +91,7 @@ class Session:
             "decodes": run.decodes,
             "has_images": run.has_images,
             "halves": run.halves,
+            "tilts": self._group is not None,
             "device": self.decoder.device,
             "source": self._particles.source.kind,
             "stamp": self.stamp(),
@@ -156,6 +159,18 @@ class Session:
     def route(self, request: dict[str, Any]) -> dict[str, Any]:
         """Latents along a path that is not written, see `paths.route`."""
         return paths.route(self.required(), paths.options(request, self.run.zdim, self.is_row))
+
+    def tilts(self, row: int) -> dict[str, Any]:
+        """Images of the same physical particle as a row, the least exposed first, and their B-factors.
+
+        Of a star of Warp or M, and of a ctf.npz with doses, the B-factor grows with the dose.
+        """
+        if not self.is_row(row):
+            raise InputError(f"row={row}: expected 0 to {self.n - 1}.")
+        rows = np.array([row]) if self._group is None else np.flatnonzero(self._group == self._group[row])
+        factors = np.nan_to_num(self._particles.table["b_factor_A2"].to_numpy(float)[rows])
+        order = np.argsort(factors, kind="stable")[:MOST_IMAGES]
+        return {"rows": rows[order].tolist(), "b_factor_A2": factors[order].tolist()}
 
     def start(self, request: dict[str, Any]) -> Job:
         """Start the job that the page asks for: evidence, path, encode or analyze."""

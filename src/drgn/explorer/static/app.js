@@ -89,6 +89,7 @@ async function load() {
   by("empty").hidden = columns.length > 0;
   by("make-analysis").hidden = !columns.length || columns.some((one) => one.group === "clusters");
   by("halves").hidden = by("local").hidden = !state.run.halves;
+  by("show-tilts").hidden = !state.run.tilts;
   if (!columns.length) return;
   const classes = columns.filter((one) => one.group === "clusters");
   const flat = columns.some((one) => one.name === "UMAP1") ? ["UMAP1", "UMAP2"] : ["PC1", state.run.zdim > 1 ? "PC2" : "z_norm"];

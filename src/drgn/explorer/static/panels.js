@@ -2,12 +2,14 @@
 
 import { act, by, complain, pick, saveSelection, say, stateName } from "/static/app.js";
 import { ask, fileUrl, json, save, saveFile } from "/static/api.js";
+import { Images } from "/static/images.js";
 import { fileButton, Path } from "/static/path.js";
 
 export class Panels {
   constructor(parts) {
     Object.assign(this, parts, { seen: new Map(), weights: null });
     this.path = new Path(this);
+    this.images = new Images(this);
   }
 
   wire() {
@@ -26,7 +28,7 @@ export class Panels {
     by("picture-save").onclick = act(async () => save(await this.volumes.picture(), `${stateName()}_volume.png`));
     by("local").onclick = act(() => this.local(), "local resolution");
     this.path.wire();
-    by("show-images").onclick = act(() => this.images(), "reading images");
+    this.images.wire();
     by("evidence").onclick = act(() => this.evidence());
   }
 
@@ -98,33 +100,6 @@ export class Panels {
     await saveFile(made.files.at(-1));
   }
 
-  // ---- particles
-  async images() {
-    const chosen = this.selection.rows.length ? this.selection.rows : [this.needed()];
-    const step = Math.max(1, Math.floor(chosen.length / 8));
-    const rows = Array.from(chosen).filter((_, i) => i % step === 0).slice(0, 8);
-    const answer = await ask("images", { json: { rows, lowpass_A: Number(by("lowpass").value) } });
-    const names = answer.headers.get("X-Panels").split(",");
-    const [, panels, height, width] = answer.headers.get("X-Shape").split(",").map(Number);
-    const grey = new Uint8Array(await answer.arrayBuffer());
-    const grid = by("images");
-    grid.style.gridTemplateColumns = `46px repeat(${panels}, 1fr)`;
-    grid.replaceChildren(document.createElement("span"), ...names.map((name) => Object.assign(document.createElement("span"), { textContent: name })));
-    rows.forEach((row, i) => {
-      const link = Object.assign(document.createElement("button"), { textContent: row, title: "Show its volume" });
-      link.onclick = act(() => pick(row));
-      grid.append(link);
-      for (let panel = 0; panel < panels; panel++) {
-        const canvas = Object.assign(document.createElement("canvas"), { width, height });
-        const image = new ImageData(width, height);
-        const start = (i * panels + panel) * width * height;
-        for (let at = 0; at < width * height; at++) image.data.set([grey[start + at], grey[start + at], grey[start + at], 255], 4 * at);
-        canvas.getContext("2d").putImageData(image, 0, 0);
-        grid.append(canvas);
-      }
-    });
-  }
-
   // ---- evidence
   async evidence() {
     if (!this.selection.rows.length) throw new Error("Select particles first.");
@@ -144,12 +119,10 @@ export class Panels {
         await this.volumes.show(data, { label, level: levelOf(data), beside });
       }
     });
-    const curve = document.createElement("img");
-    curve.alt = "Fourier shell correlation";
-    if (files["fsc.png"]) curve.src = URL.createObjectURL(await (await ask(fileUrl(files["fsc.png"]))).blob());
+    const panels = files["fsc.png"] ? await halves(await (await ask(fileUrl(files["fsc.png"]))).blob()) : [];
     const list = Object.assign(document.createElement("div"), { className: "files" });
     list.append(both, ...result.files.filter((name) => name.endsWith(".mrc")).map(fileButton));
-    by("evidence-result").replaceChildren(words, list, curve);
+    by("evidence-result").replaceChildren(words, list, ...panels);
   }
 
   // ---- jobs and training
@@ -223,6 +196,14 @@ export class Panels {
     this.weights = live.weights;
     if (losses.length) curves(by("losses"), live);
   }
+}
+
+// A picture of two panels side by side, one below the other, each as wide as the column; others as they are.
+async function halves(blob) {
+  const { width, height } = await createImageBitmap(blob);
+  const src = URL.createObjectURL(blob);
+  const made = (className) => Object.assign(document.createElement("img"), { src, className, alt: "Fourier shell correlation" });
+  return width > 2 * height ? ["left", "right"].map(made) : [made("")];
 }
 
 // Contour level of a map that comes without one: four standard deviations above the mean.

@@ -5,7 +5,7 @@ import { ask, fileUrl, json, saveFile } from "/static/api.js";
 import { between } from "/static/handle.js";
 
 export class Path {
-  // panels has start(), needed() and volume()
+  // panels has start() and needed()
   constructor(panels) {
     Object.assign(this, { panels, anchors: [], z: [], volumes: [], level: null, wanted: null, going: null });
   }
@@ -15,8 +15,7 @@ export class Path {
     by("add-anchor").onclick = act(async () => this.setAnchors([...this.anchors, this.panels.needed()]));
     by("anchors-clear").onclick = () => this.setAnchors([]);
     by("path-follow").onclick = act(() => this.follow(), "finding the path");
-    by("path-make").onclick = act(() => this.panels.start({ kind: "path", name: by("path-name").value,
-      movie: by("path-movie").checked, ...this.asked() }));
+    by("path-make").onclick = act(() => this.write(), "finding the path");
     by("path-slider").oninput = act(() => this.go(Number(by("path-slider").value)));
     by("path-play").onclick = act(() => this.play());
     by("path-how").onchange = () => { by("path-pc").parentElement.hidden = by("path-how").value !== "pc"; };
@@ -36,9 +35,23 @@ export class Path {
 
   // A path that is not written: each of its volumes is decoded when it is looked at.
   async follow() {
+    const found = await this.find();
+    if (this.panels.state.run.decodes) await this.go(0);
+    return found;
+  }
+
+  async find() {
     const found = await json("route", { json: this.asked() });
-    await this.take(found, [], null);
-    by("path-files").textContent = found.said.join(" ");
+    this.take(found, [], null);
+    by("path-said").textContent = found.said.join(" ");
+    by("path-files").replaceChildren();
+    return found;
+  }
+
+  async write() {
+    const { disconnected } = await this.find();
+    await this.panels.start({ kind: "path", name: by("path-name").value, movie: by("path-movie").checked,
+      disconnected, ...this.asked() });
   }
 
   // One that drgn traverse has written.
@@ -46,16 +59,16 @@ export class Path {
     const volumes = result.files.filter((name) => /vol_\d+\.mrc$/.test(name));
     const files = result.files.filter((name) => /\.(cxc|gif|mp4|csv|png)$/.test(name));
     by("path-files").replaceChildren(...[...files, ...volumes].map(fileButton));
-    await this.take(result, volumes, result.level);
+    this.take(result, volumes, result.level);
+    if (volumes.length) await this.go(0);
   }
 
-  async take({ z, at, nearest }, volumes, level) {
+  take({ z, at, nearest }, volumes, level) {
     Object.assign(this, { z, volumes, level });
     this.panels.scatter.mark({ path: { at, nearest }, at: 0 });
     by("path-result").hidden = false;
     by("path-slider").max = z.length - 1;
     by("path-slider").step = this.panels.state.run.decodes ? 0.05 : 1;
-    if (volumes.length || this.panels.state.run.decodes) await this.go(0);
   }
 
   // To a place on the path, 0 for its first point. Only the newest place is decoded, not those that were passed.

@@ -52,9 +52,13 @@ export class Scatter extends EventTarget {
         this.emit("pick", this.order[points[points.length - 1]]);
       }
     });
+    // of what is selected already, nothing is told when it is clicked
+    canvas.addEventListener("click", () => {
+      if (this.selected.length === 1 && this.hovered === this.selected[0] && !this.lassoed) this.emit("pick", this.hovered);
+    });
     this.plot.subscribe("deselect", () => this.highlight(this.selected));
-    this.plot.subscribe("pointover", (point) => this.emit("hover", this.order[point]));
-    this.plot.subscribe("pointout", () => this.emit("hover", null));
+    this.plot.subscribe("pointover", (point) => this.emit("hover", this.hovered = this.order[point]));
+    this.plot.subscribe("pointout", () => this.emit("hover", this.hovered = null));
     this.plot.subscribe("view", () => this.follow());
     new ResizeObserver(() => { this.fit(); this.decorate(); }).observe(canvas.parentElement);
   }
