@@ -1,5 +1,7 @@
 """What the server answers, and what it refuses."""
 
+import copy
+import dataclasses
 import io
 import json
 import time
@@ -11,6 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from drgn.command import bind, compose
+from drgn.explorer import paths
 from drgn.explorer.server import LARGEST_REQUEST, create
 from drgn.explorer.session import Session
 from drgn.filter import filter as select
@@ -294,6 +297,16 @@ def test_a_path_is_found_without_a_job(client, session):
     ends = np.percentile(coordinates[:, 1], [5, 95])
     np.testing.assert_allclose(np.array(found["at"]["PC2"])[[0, -1]], ends, rtol=1e-4)
     assert not (session.folder / "paths" / "path").exists()
+    columns = session.required()
+    apart = copy.copy(columns)
+    apart.latents = dataclasses.replace(
+        columns.latents, z=np.where(np.arange(300)[:, None] == 3, np.float32(1e3), z)
+    )
+    asked = {"kind": "graph", "points": 9, "anchors": [3, 9], "disconnected": "widen"}
+    found = paths.route(apart, asked)
+    assert found["disconnected"] == "largest"
+    assert found["nearest"][0] != 3
+    assert "anchor 1" in found["said"][-1]
     for bad in ({"how": "pc", "points": 5, "pc": 3}, {"how": "line", "points": 5, "anchors": [3, 300]}, {}):
         assert client.post("/api/route", json=bad).status_code == 400
 

@@ -63,7 +63,12 @@ def route(columns: Columns, chosen: dict[str, Any]) -> dict[str, Any]:
             raise
         options["disconnected"] = "largest"
         found = find()
-    told = {"said": found.findings, "disconnected": options["disconnected"]}
+    said = [line for line in found.findings if not line.startswith("Anchors ")]
+    if moved := [str(place + 1) for place in found.facts.get("anchors_moved", [])]:  # as the plot counts them
+        said.append(
+            f"Not from anchor {', '.join(moved)}, which lies apart, but from the nearest connected particle."
+        )
+    told = {"said": said, "disconnected": options["disconnected"]}
     return columns.placed(found.path.z) | told
 
 
