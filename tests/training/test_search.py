@@ -164,6 +164,23 @@ def test_a_star_without_poses_is_trained_on_and_gets_them(images, fewer_steps, t
     assert scores["map_fsc_auc_mean"] > 0.5
 
 
+@pytest.mark.full
+@torch.no_grad()
+def test_poses_of_projections_of_another_program_are_found(shared, tmp_path):
+    folder = shared / "cryodrgn-tests"
+    particles = Particles.from_file(
+        folder / "toy_projections.mrcs",
+        poses=folder / "toy_rot_zerotrans.pkl",
+        ctf=folder / "test_ctf.pkl",
+    )
+    stack = prepare(particles, box_size=30, window=True, cache=tmp_path)
+    dataset = ParticleDataset(particles, stack, posed=False)
+    pose = SearchedPose(n_particles=1000, extent=0.1, restarts=1)
+    known = find(pose, dataset, np.arange(50, 1000), np.arange(50), 0, lambda what, done, n: None)
+    found = errors(known, particles)
+    assert np.median(found.rotation_deg) < 5
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
