@@ -14,7 +14,10 @@ BOX_32 = ["set=uniform_small", "n_particles=2500", "box_size=32", "pixel_size_A=
 SETTINGS = {
     "box32_256x3": (BOX_32, ["model=256x3", "epochs=4"]),
     "box32_256x3_no_warm_start": (BOX_32, ["model=256x3", "epochs=4", "warmstart=none"]),
-    "box24_1024x3": (BOX_32, ["model=1024x3", "epochs=1", "dataset.box_size=24"]),
+    "box16_1024x3": (
+        BOX_32,
+        ["model=1024x3", "epochs=1", "dataset.box_size=16", "warmstart=none", "analyze=false"],
+    ),
     "box64_256x3": (["set=uniform_small"], ["model=256x3", "epochs=1"]),
 }
 
