@@ -76,7 +76,13 @@ def test_each_job_of_a_sweep_has_its_own_processes(sweep, tmp_path):
     for number, command in enumerate(commands):
         assert f"latent.zdim={number + 1}" in command
         assert "-m" not in command
-    assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == ["0", "1", "sweep", "sweep.html"]
+    assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == [
+        "0",
+        "1",
+        "multirun.yaml",
+        "sweep",
+        "sweep.html",
+    ]
 
 
 def test_a_search_goes_on_where_it_stopped(sweep, tmp_path):
