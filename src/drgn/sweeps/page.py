@@ -103,7 +103,9 @@ def write_page(folder: Path) -> Path | None:
         sections.append(Section("Training", [], [picture]))
     latents = {job.title: job.z for job in shown if job.z is not None}
     if latents:
-        picture = Picture(plots.latents(latents, place / "latents.png"), _LATENTS + _left_out(ranked, shown))
+        width = min(100, 30 * len(latents))
+        path = plots.latents(latents, place / "latents.png")
+        picture = Picture(path, _LATENTS + _left_out(ranked, shown), width)
         sections.append(Section("Latents side by side", [], [picture]))
     return write_report(folder / NAME, f"drgn: sweep of {runs[0].name}", str(folder), sections)
 
@@ -186,6 +188,8 @@ def _table(jobs: Sequence[Job], folder: Path) -> Section:
                 report.relative_to(folder) if report.is_file() else "",
             ]
         )
+    kept = [i for i in range(len(header)) if any(row[i] != "" for row in rows)]
+    header, rows = [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
     best = jobs[0]
     said = f"{len(jobs)} runs, the best first."
     if np.isfinite(best.best):
@@ -206,7 +210,8 @@ def _time(seconds: Mapping[str, float]) -> str:
     if not total:
         return ""
     minutes, rest = divmod(round(total), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes}:{rest:02d} min"
+    said = f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+    return said.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _number(value: float, form: str) -> str:
