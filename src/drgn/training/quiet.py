@@ -4,13 +4,15 @@ import logging
 import threading
 import warnings
 
+from drgn.errors import REFUSALS
+
 
 def quiet() -> None:
     """Keep Lightning's advertisements and its advice on loaders out of the output."""
     import pytorch_lightning  # noqa: F401  (its loggers set their own level when it is imported)
 
     def tell(failed: threading.ExceptHookArgs) -> None:
-        if not issubclass(failed.exc_type, OSError):  # of TensorBoard's thread, raised again by its writer
+        if getattr(failed.exc_value, "errno", None) not in REFUSALS:  # TensorBoard's writer raises it again
             threading.__excepthook__(failed)
 
     threading.excepthook = tell
