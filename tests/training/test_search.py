@@ -2,6 +2,7 @@
 
 import math
 
+import mrcfile
 import numpy as np
 import pytest
 import starfile
@@ -11,6 +12,7 @@ from drgn.command import compose
 from drgn.data.dataset import ParticleDataset
 from drgn.data.prepared import prepare
 from drgn.errors import InputError
+from drgn.formats.mrc import read_volume, write_volume
 from drgn.formats.particles import Particles
 from drgn.models.poses import SearchedPose
 from drgn.physics import fourier, imaging, rotations, search_grids
@@ -166,19 +168,30 @@ def test_a_star_without_poses_is_trained_on_and_gets_them(images, fewer_steps, t
 
 @pytest.mark.full
 @torch.no_grad()
-def test_poses_of_projections_of_another_program_are_found(shared, tmp_path):
-    folder = shared / "cryodrgn-tests"
-    particles = Particles.from_file(
-        folder / "toy_projections.mrcs",
-        poses=folder / "toy_rot_zerotrans.pkl",
-        ctf=folder / "test_ctf.pkl",
-    )
-    stack = prepare(particles, box_size=30, window=True, cache=tmp_path)
+def test_poses_of_images_that_relion_projected_are_found(relion, shared, tmp_path):
+    density, _ = read_volume(shared / "aspire" / "clean70SRibosome_vol_65p.mrc")
+    write_volume(tmp_path / "map.mrc", density[1:, 1:, 1:], 6.0)
+    project = ["relion_project", "--i", "map.mrc", "--angpix", "6", "--o"]
+    relion(tmp_path, *project, "drawn", "--nr_uniform", "1500")
+    blocks = starfile.read(tmp_path / "drawn.star")
+    table, generator = blocks["particles"], np.random.default_rng(0)
+    for name in ("rlnOriginX", "rlnOriginY"):  # of RELION 3.0, which 3.1 does not look at here
+        table[f"{name}Angst"] = generator.normal(0, 12, 1500)
+    blocks["particles"] = table.drop(columns=["rlnOriginX", "rlnOriginY"])
+    starfile.write(blocks, tmp_path / "poses.star")
+    relion(tmp_path, *project, "images", "--ang", "poses.star")
+    with mrcfile.open(tmp_path / "images.mrcs", mode="r+") as file:
+        noise = generator.normal(0, 10**0.5 * file.data.std(), file.data.shape)
+        file.set_data(file.data + noise.astype(np.float32))
+    particles = Particles.from_file(tmp_path / "images.star")
+    stack = prepare(particles, box_size=64, window=True, cache=tmp_path / "prepared")
     dataset = ParticleDataset(particles, stack, posed=False)
-    pose = SearchedPose(n_particles=1000, extent=0.1, restarts=1)
-    known = find(pose, dataset, np.arange(50, 1000), np.arange(50), 0, lambda what, done, n: None)
+    pose = SearchedPose(n_particles=1500, restarts=1)
+    known = find(pose, dataset, np.arange(75, 1500), np.arange(75), 0, lambda what, done, n: None)
     found = errors(known, particles)
-    assert np.median(found.rotation_deg) < 5
+    assert np.median(found.rotation_deg) < 3
+    assert np.percentile(found.rotation_deg, 90) < 6
+    assert np.median(found.shift_A) < 3
 
 
 @pytest.mark.parametrize(
