@@ -53,6 +53,7 @@ ALLOWED = {
             "explorer",
             "benchmark",
             "planning",
+            "sweeps",
             *VERBS,
         }
         for verb in VERBS
