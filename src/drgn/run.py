@@ -216,7 +216,8 @@ class Run:
     def datamodule(self) -> ParticleDataModule:
         """The data the run was trained on."""
         node = {k: v for k, v in self.config["dataset"].items() if k != "simulate"}
-        searched, found = self.config["pose"]["_target_"].endswith("SearchedPose"), self.place("poses.star")
+        searched = str(self.config["pose"].get("_target_")).endswith("SearchedPose")
+        found = self.place("poses.star")
         if searched and found.is_file():
             node |= {"poses": found, "preflight": False}
         try:
