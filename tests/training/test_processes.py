@@ -65,7 +65,9 @@ def trained_by(tiny, tmp_path, environment):
 def equal(one, other):
     (run, (losses,), (rows,)), (other_run, shares, other_rows) = one, other
     assert len(losses) >= 50
-    np.testing.assert_allclose(np.mean(shares, axis=0)[:50], losses[:50], atol=1e-5, rtol=0)
+    # rounding grows with the steps, on some processors more: 3e-5 at the 45th
+    for n, near in ((40, 1e-5), (50, 1e-4)):
+        np.testing.assert_allclose(np.mean(shares, axis=0)[:n], losses[:n], atol=near, rtol=0)
     for step, *shared in zip(rows, *other_rows, strict=True):
         assert sorted(step) == sorted(chain(*shared))
     z, other_z = (Run.open(path).latents().z for path in (run, other_run))
