@@ -65,9 +65,7 @@ def trained_by(tiny, tmp_path, environment):
 def equal(one, other):
     (run, (losses,), (rows,)), (other_run, shares, other_rows) = one, other
     assert len(losses) >= 50
-    # rounding grows with the steps, on some processors more: 3e-5 at the 45th
-    for n, near in ((40, 1e-5), (50, 1e-4)):
-        np.testing.assert_allclose(np.mean(shares, axis=0)[:n], losses[:n], atol=near, rtol=0)
+    np.testing.assert_allclose(np.mean(shares, axis=0)[:50], losses[:50], atol=1e-5, rtol=0)
     for step, *shared in zip(rows, *other_rows, strict=True):
         assert sorted(step) == sorted(chain(*shared))
     z, other_z = (Run.open(path).latents().z for path in (run, other_run))
@@ -79,6 +77,9 @@ def equal(one, other):
     "options", [[], ["warmstart=none", "half_sets=random", "pixels=rising"]], ids=["start", "halves"]
 )
 def test_two_processes_train_as_one(trained_by, options):
+    # seeds 1 and 2 differ by 1e-7 to 1e-6 throughout; with seed=0 a difference of 1e-7 becomes one of 1e-6 in the
+    # 30th step, and 3e-5 in the 42nd: most likely a kink, of a ReLU or of Adam, on whose sides the two fall
+    options = [*options, "seed=1"]
     equal(trained_by(1, *options), trained_by(2, *options))
 
 
