@@ -216,7 +216,6 @@ def density(
     mean = shell_mean(left, shell).clamp_min(1e-6)
     # where few images have put anything a voxel is mostly noise
     weight = torch.maximum(left, _LEAST * mean[shell]) if ssnr is None else left + (mean / ssnr)[shell]
-    grid = torch.zeros(inside.shape, dtype=torch.complex64)
-    grid[inside] = torch.view_as_complex(torch.from_numpy(sums.right)[inside]) / weight
-    half = gridding.centre_of(grid.unsqueeze(-1).numpy(), padded // 2 - 1)[..., 0]
-    return gridding.density_of(torch.from_numpy(half), padded, side) / gridding.interpolation(padded, side)
+    values = torch.view_as_complex(torch.from_numpy(sums.right)[inside]) / weight
+    found = gridding.density_at(values, inside, padded // 2 - 1, padded, side)
+    return found / gridding.interpolation(padded, side)

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from drgn.data.dataset import ParticleDataset
 from drgn.physics import imaging
+from drgn.physics.imaging import Batch
 
 _CHUNK = 256
 
@@ -26,6 +28,15 @@ class Matched(NamedTuple):
     weight: NDArray[np.float32]
 
 
+def matched(batch: Batch, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Centred images times their CTF, (B, P), and the CTF squared, on the lattice's first P frequencies."""
+    known = (batch["pixel_size_A"], batch["ctf_parameters"])
+    contrast, phase = imaging.transfer(frequencies, *known, batch["shift_px"])
+    multiplied = imaging.multiplier(frequencies, *known, batch["premultiplied"], batch["phase_flipped"])
+    image = batch["image"][:, : len(frequencies)]
+    return imaging.matched_filter(image, contrast, phase, multiplied), contrast.square()
+
+
 def matched_chunks(
     dataset: ParticleDataset, rows: NDArray[np.int64], radius: float
 ) -> Iterator[tuple[slice, Callable[[], Matched]]]:
@@ -37,16 +48,11 @@ def matched_chunks(
     def reader(chunk: slice) -> Callable[[], Matched]:
         def read() -> Matched:
             batch = dataset[rows[chunk]]
-            known = (batch["pixel_size_A"], batch["ctf_parameters"])
-            contrast, phase = imaging.transfer(frequencies, *known, batch["shift_px"])
-            multiplied = imaging.multiplier(
-                frequencies, *known, batch["premultiplied"], batch["phase_flipped"]
-            )
-            centred = imaging.matched_filter(batch["image"][:, :n], contrast, phase, multiplied)
+            centred, weight = matched(batch, frequencies)
             rotation = batch["rotation"]
             if "frequency_scale" in batch:  # the kernels turn and scale in one
                 rotation = rotation * batch["frequency_scale"][:, None, None]
-            return Matched(rotation.numpy(), centred.contiguous().numpy(), contrast.square().numpy())
+            return Matched(rotation.numpy(), centred.contiguous().numpy(), weight.numpy())
 
         return read
 

@@ -44,6 +44,17 @@ def density_of(half: Tensor, side: int, box_size: int) -> Tensor:
     return wide[middle[:, None, None], middle[None, :, None], middle].permute(2, 0, 1).contiguous()
 
 
+def density_at(values: Tensor, inside: Tensor, reach: int, side: int, box_size: int) -> Tensor:
+    """The same map from values (M,) at the voxels of a half grid that are `inside` (z, y, x); 0 elsewhere.
+
+    `reach`, `side` and `box_size` as of `density_of`; what lies beyond the reach is left out.
+    """
+    grid = torch.zeros(inside.shape, dtype=torch.complex64)
+    grid[inside] = values
+    half = centre_of(grid.unsqueeze(-1).numpy(), reach)[..., 0]
+    return density_of(torch.from_numpy(half), side, box_size)
+
+
 def shells_inside(radius: int) -> tuple[Tensor, Tensor]:
     """Which voxels of a half grid lie inside a radius, (z, y, x), and the shell of each of these, (M,)."""
     n_z, n_y, n_x, _ = voxels.half_grid(radius, 1).shape

@@ -176,10 +176,7 @@ class Expectation:
         side = self.basis.side
         taper = masks.window(side, *_MASK, ndim=3) / gridding.interpolation(side)
         for a in range(self.volumes):
-            grid = torch.zeros(inside.shape, dtype=torch.complex64)
-            grid[inside] = solved[:, a]
-            half = gridding.centre_of(grid.unsqueeze(-1).numpy(), radius)[..., 0]
-            density = gridding.density_of(torch.from_numpy(half), side, side) * taper
+            density = gridding.density_at(solved[:, a], inside, radius, side, side) * taper
             if noise is not None and radius >= min(_LOCAL_FROM, self.basis.radius_px):
                 left_power = float(noise[a]) / side**6 * taper.square()
                 density = masks.local_wiener(density, left_power, _LOCAL_PX * side / (2 * (radius + 1)))

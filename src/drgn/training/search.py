@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drgn.data.dataset import ParticleDataset
+from drgn.data.matched import matched
 from drgn.errors import say
 from drgn.models.poses import SearchedPose
 from drgn.physics import fourier, gridding, imaging, masks, rotations, search_grids, voxels
@@ -44,9 +45,10 @@ _MASK = (0.75, 0.95)  # soft sphere that maps are kept in, in half boxes
 _JUDGED = 500  # images that tell which map is kept
 _COARSE_PX, _FINE_PX = 4, 7  # radii at which all images look for their shifts, and for their orientations
 _REFINED_PX, _ROUNDS = 12, ((8, 2),)  # radius up to which poses are refined then, and maps made before
-_AGAIN_PX = (_FINE_PX, 8, 10)  # at which all look for their orientations, from the second on in better maps
+# radii at which all look for their orientations, and how far from what an image finds its pose was wrong: all
+# poses are new at first, then maps are better
+_LOOKS = ((_FINE_PX, 0.0), (8, 20.0), (10, 20.0))
 _FEWEST = 50  # images that a map is kept for
-_OFF_DEG = 20.0  # a pose so far from what is found in a better map was wrong
 
 
 class Bank(NamedTuple):
@@ -115,8 +117,9 @@ class Search:
             radius = _RADII[0] + (_RADII[1] - _RADII[0]) * min(1.0, done / _RISING)
             chosen = self.rows[torch.randperm(len(self.rows), generator=self.generator)[:batch].numpy()]
             bank = self.bank(density, radius)
-            flat = self._flatness(chosen, len(bank.power), done / _FLAT)
-            new = self._expected(bank, chosen, flat, radius)
+            images = self._images(chosen, len(bank.power))
+            flat = self._flatness(images[1], done / _FLAT)
+            new = self._expected(bank, *images, flat, radius)
             share = 1.0 if not sums else _MEMORY[0] + (_MEMORY[1] - _MEMORY[0]) * done
             sums = [
                 [share * part + (1 - share) * past for part, past in zip(one, old, strict=True)]
@@ -186,13 +189,10 @@ class Search:
         self, rows: NDArray[np.int64], n: int, shift_px: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Matched-filtered transforms (B, n) of images, moved back by shifts (B, 2), and the CTF squared."""
-        batch, frequencies = self.dataset[rows], self.frequencies[:n]
-        known = batch["pixel_size_A"], batch["ctf_parameters"]
-        moved = torch.zeros(len(rows), 2) if shift_px is None else shift_px
-        contrast, phase = imaging.transfer(frequencies, *known, moved)
-        multiplied = imaging.multiplier(frequencies, *known, batch["premultiplied"], batch["phase_flipped"])
-        centred = imaging.matched_filter(batch["image"][:, :n], contrast, phase, multiplied)
-        return centred.to(self.device), contrast.square().to(self.device)
+        batch = self.dataset[rows]
+        batch["shift_px"] = torch.zeros(len(rows), 2) if shift_px is None else shift_px
+        centred, weight = matched(batch, self.frequencies[:n])
+        return centred.to(self.device), weight.to(self.device)
 
     def _moved(self, centred: Tensor, offsets: Tensor) -> Tensor:
         """Images (B, n) moved back by each of T shifts, (2, B T, n): real and imaginary parts."""
@@ -210,30 +210,28 @@ class Search:
         even -= (weight @ bank.power)[:, None]
         return torch.stack([even + odd, even - odd], dim=1)
 
-    def _flatness(self, rows: NDArray[np.int64], n: int, done: float) -> float:
+    def _flatness(self, weight: Tensor, done: float) -> float:
         """What log-likelihoods are multiplied by: images tell little at first, in the end what they do."""
-        _, weight = self._images(rows, n)
-        shell = self._of_radius[:n].round().long()
+        shell = self._of_radius[: weight.shape[1]].round().long()
         known = float((weight.mean(0).cpu() * self.power[shell]).sum())
         first = min(1.0, _FIRST_FIT / known)
         return first ** max(0.0, 1 - done)
 
     def _expected(
-        self, bank: Bank, rows: NDArray[np.int64], flat: float, radius: float
+        self, bank: Bank, centred: Tensor, weight: Tensor, flat: float, radius: float
     ) -> list[list[NDArray[np.float32]]]:
         """Half grids, sides of each map's equations: of images in all poses, each as far as it is likely."""
         n, offsets = len(bank.power), self._shifts(radius)
         right, left = torch.zeros_like(bank.slices), torch.zeros_like(bank.power)
-        for part in self._parts(len(rows), len(offsets) * bank.power.shape[1]):
-            centred, weight = self._images(rows[part.numpy()], n)
-            likelihood = self._compare(bank, centred, weight, offsets).mul_(flat)
+        for part in self._parts(len(centred), len(offsets) * bank.power.shape[1]):
+            likelihood = self._compare(bank, centred[part], weight[part], offsets).mul_(flat)
             share = _shares(likelihood.flatten(1)).view_as(likelihood)
             share /= share.sum((1, 2, 3), keepdim=True)
             one, other = share[:, 0].flatten(0, 1), share[:, 1].flatten(0, 1)
-            real, imaginary = self._moved(centred, offsets)
+            real, imaginary = self._moved(centred[part], offsets)
             right[:n] += real.T @ (one + other)
             right[n:] += imaginary.T @ (one - other)
-            left += weight.T @ share.sum((1, 2))
+            left += weight[part].T @ share.sum((1, 2))
         sums = []
         known = bank.rotation.float().numpy(), self.index[:n].numpy()
         images = torch.complex(right[:n], right[n:]).T.contiguous().cpu().numpy()
@@ -253,10 +251,8 @@ class Search:
         inside, shell = gridding.shells_inside(self.radius_px)
         solved = torch.view_as_complex(torch.from_numpy(right)[inside])
         solved = solved / (torch.from_numpy(left)[inside][:, 0] + 1 / (scale * self.power[shell]))
-        grid = torch.zeros(inside.shape, dtype=torch.complex64)
-        grid[inside] = torch.where(shell < radius, solved, 0)
-        half = gridding.centre_of(grid.unsqueeze(-1).numpy(), self.radius_px)[..., 0]
-        density = gridding.density_of(torch.from_numpy(half), self.side, self.side)
+        solved = torch.where(shell < radius, solved, 0)
+        density = gridding.density_at(solved, inside, self.radius_px, self.side, self.side)
         return density * masks.window(self.side, *_MASK, ndim=3) / gridding.interpolation(self.side)
 
     def _random(self) -> Tensor:
@@ -312,10 +308,10 @@ def find(
     every = np.arange(len(dataset))
     found = search.poses(best, every, _COARSE_PX)
     known = dataset.posed(found.rotation, found.shift_px)
-    for radius in _AGAIN_PX:
+    for radius, off_deg in _LOOKS:
         name = f"orientations in {len(best)} maps to radius {radius}"
         found = search.poses(best, every, radius, known.shift_px, partial(progress, name))
-        wrong = rotations.angle_deg(found.rotation, known.rotation) > (_OFF_DEG if radius > _FINE_PX else -1)
+        wrong = rotations.angle_deg(found.rotation, known.rotation) >= off_deg
         known.rotation[wrong], known.shift_px[wrong] = found.rotation[wrong], found.shift_px[wrong]
         best = _refined(pose, known, rows, found.number, progress)
     told = ", ".join(f"{fit:.2f}" for fit in fits)
