@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from drgn.command import bind, compose
-from drgn.planning.forecast import Forecast, Row, duration, line, size
+from drgn.data.building import in_bytes
+from drgn.planning.forecast import Forecast, Row, duration, line
 from drgn.planning.measure import _Small, _warm_start
 from drgn.run import Run
 from drgn.train import train
@@ -59,7 +60,7 @@ def test_a_forecast_reads_as_a_sum():
         "2.0 h",
         "23.1 days",
     ]
-    assert size(1.5e12) == "1.5 TB"
+    assert in_bytes(1.5e12) == "1.5 TB"
 
 
 @pytest.fixture

@@ -71,9 +71,9 @@ class Cost:
         minutes, seconds = divmod(round(self.seconds), 60)
         last = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"
         return (
-            f"{self.images:,} images, {_bytes(self.disk_bytes)} on disk in {self.folder}"
-            f" ({_bytes(self.free_bytes)} free), about {last if minutes else f'{max(seconds, 1)} s'} with"
-            f" {self.threads} threads, {_bytes(self.memory_bytes)} of memory"
+            f"{self.images:,} images, {in_bytes(self.disk_bytes)} on disk in {self.folder}"
+            f" ({in_bytes(self.free_bytes)} free), about {last if minutes else f'{max(seconds, 1)} s'} with"
+            f" {self.threads} threads, {in_bytes(self.memory_bytes)} of memory"
         )
 
 
@@ -181,8 +181,8 @@ def require_space(folder: Path, needed: int, option: str = "dataset.cache") -> i
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise InputError(
-            f"the images need {_bytes(needed)} in {folder}, where {_bytes(free)} are free; make room there,"
-            f" or give another folder as {option}=, or a smaller dataset.box_size"
+            f"the images need {in_bytes(needed)} in {folder}, where {in_bytes(free)} are free; make room"
+            f" there, or give another folder as {option}=, or a smaller dataset.box_size"
         )
     return free
 
@@ -280,7 +280,8 @@ def _write(file: BinaryIO, values: Values) -> None:
         piece = piece[file.write(piece) :]
 
 
-def _bytes(count: float) -> str:
+def in_bytes(count: float) -> str:
+    """A number of bytes, for people."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -184,9 +184,8 @@ class PreparedStack:
         """Row of this stack that holds each particle's image (N,), -1 where none does; and its field (N,)."""
         files, stack = identity.source_files(particles)
         theirs, kind = fields_of(particles)
-        number = [
-            next((i for i, f in enumerate(self.meta.fields) if _same(f, other)), -1) for other in theirs
-        ]
+        asked = [(f.original_box_size, f.original_pixel_size_A) for f in theirs]
+        number = [next((i for i, f in enumerate(self.meta.fields) if f.matches(*one)), -1) for one in asked]
         of_field = np.array(number, dtype=np.int64)[kind]
         table = particles.table
         rows = identity.find_rows(
@@ -272,8 +271,7 @@ def cost(particles: Particles, *, box_size: int, window: bool, cache: Path) -> C
     folder = cache / _key(images, box_size, window)
     if _finished(particles, cache, folder, images.files, box_size, window) is not None:
         return None
-    transforms = [FieldTransform(f.original_box_size, f.field_px, box_size, window) for f in images.fields]
-    plan = Plan(images.reader(), transforms, images.field, np.ones(len(images.field), np.float32))
+    plan = _plan(images, box_size, window, np.ones(len(images.field), np.float32))
     with building.workers() as pool:
         return building.cost_of(plan, cache, 0, pool)
 
@@ -288,13 +286,14 @@ def _images(particles: Particles, box_size: int) -> Images:
     return Images(particles, order, files, stack[order], fields, field[order])
 
 
+def _plan(images: Images, box_size: int, window: bool, scale: NDArray[np.float32]) -> Plan:
+    """How the images are transformed, each then times its `scale`."""
+    transforms = [FieldTransform(f.original_box_size, f.field_px, box_size, window) for f in images.fields]
+    return Plan(images.reader(), transforms, images.field, scale)
+
+
 def _finished(
-    particles: Particles,
-    cache: Path,
-    folder: Path,
-    files: list[SourceFile],
-    box_size: int,
-    window: bool,
+    particles: Particles, cache: Path, folder: Path, files: list[SourceFile], box_size: int, window: bool
 ) -> PreparedStack | None:
     """Look for a finished stack that holds all these images, the one made for them first."""
     if (folder / "meta.json").exists() and _sound(folder):
@@ -324,10 +323,6 @@ def _sound(folder: Path) -> bool:
     return False
 
 
-def _same(one: Field, other: Field) -> bool:
-    return one.matches(other.original_box_size, other.original_pixel_size_A)
-
-
 def _key(images: Images, box_size: int, window: bool) -> str:
     """Hash of the source images and of how they are treated."""
     digest = hashlib.sha256(f"{_FORMAT} {box_size} {window} {images.fields} {images.files}".encode())
@@ -347,14 +342,13 @@ def _build(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     fields, kinds = images.fields, images.field
-    transforms = [FieldTransform(f.original_box_size, f.field_px, box_size, window) for f in fields]
-    plan = Plan(images.reader(), transforms, kinds, np.empty(0, np.float32))
+    plan = _plan(images, box_size, window, np.empty(0, np.float32))
     optics, names = images.optics
     group, codes = pd.factorize(optics * len(fields) + kinds)
     largest = int(np.argmax(np.bincount(group[kinds == 0], minlength=len(codes))))
     del optics
     state_file = partial / "state.json"
-    energy = np.array([t.energy for t in transforms])
+    energy = np.array([t.energy for t in plan.transforms])
     give_back()
     with building.workers() as pool:
         if state_file.exists():

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from drgn.data.building import in_bytes
 from drgn.training.stages import Seconds
 
 
@@ -66,12 +67,12 @@ class Forecast:
     def __str__(self) -> str:
         lines = [f"{'about ' + duration(self.seconds[0]):<20}in all, on this machine as busy as it is now"]
         lines += [f"{duration(row.seconds[0]):>16}    {row.name:<14}{row.note}".rstrip() for row in self.rows]
-        lines.append(f"{size(self.memory_B):<20}memory at most, in the part {self.memory_at}")
+        lines.append(f"{in_bytes(self.memory_B):<20}memory at most, in the part {self.memory_at}")
         if self.gpu_B is not None:
-            lines.append(f"{size(self.gpu_B):<20}GPU memory at most")
-        lines.append(f"{size(self.disk_B):<20}on disk")
+            lines.append(f"{in_bytes(self.gpu_B):<20}GPU memory at most")
+        lines.append(f"{in_bytes(self.disk_B):<20}on disk")
         stack = "prepared stack" if self.stack_B else "prepared stack: it is there already"
-        lines += [f"{size(b):>16}    {name}" for name, b in ((stack, self.stack_B), *self.run_B.items())]
+        lines += [f"{in_bytes(b):>16}    {name}" for name, b in ((stack, self.stack_B), *self.run_B.items())]
         return "\n".join([*lines, *self.notes])
 
 
@@ -103,12 +104,3 @@ def duration(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86400:.1f} days"
-
-
-def size(count_B: float) -> str:
-    """For people."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count_B < 1000:
-            return f"{count_B:.3g} {unit}"
-        count_B /= 1000
-    return f"{count_B:.3g} TB"

@@ -117,12 +117,11 @@ def measure(
     held = _memory(few, many, data, None if analysis is None else analysis[1])
     if cost is not None:
         held["preparation"] = max(held.get("preparation", 0), cost.memory_bytes)
-    gpu = [of.stages.gpu_B for of in (many,)]
     return Forecast(
         rows=rows,
         memory_B=max(held.values()),
         memory_at=max(held, key=lambda part: held[part]),
-        gpu_B=max(gpu[0].values()) if gpu[0] else None,
+        gpu_B=max(many.stages.gpu_B.values(), default=None),
         stack_B=0 if cost is None else cost.disk_bytes + other_B * len(data.particles) / many.n,
         run_B=run_B,
         notes=_notes(config, data),
@@ -136,10 +135,6 @@ def _silent() -> Iterator[None]:
         yield
 
 
-def _both(part: str, *runs: _Small) -> list[Seconds]:
-    return [run.seconds(part) for run in runs]
-
-
 def _once(seconds: Seconds, expected: Seconds) -> Seconds:
     """What the first run took for being the first: imports, compiled code."""
     return np.maximum(seconds - expected, 0)
@@ -147,7 +142,7 @@ def _once(seconds: Seconds, expected: Seconds) -> Seconds:
 
 def _whole(part: str, first: _Small, few: _Small, many: _Small, n: int) -> Seconds:
     """A part that grows with the images, at n of them."""
-    sizes, taken = (few.n, many.n), _both(part, few, many)
+    sizes, taken = (few.n, many.n), (few.seconds(part), many.seconds(part))
     return line(sizes, taken, n) + _once(first.seconds(part), line(sizes, taken, first.n))
 
 
