@@ -22,7 +22,7 @@ for file in map(Path, sys.argv[1:]):
     curve = told.pop("curve", None)
     flat |= {f"{file.stem}.drgn.{name}": value for name, value in told.items()}
     if curve:
-        left.plot(np.arange(1, len(curve)) / (len(curve) - 1), curve[1:], lw=1, label=f"seed {told['seed']}")
+        left.plot(np.arange(1, len(curve)) / (len(curve) - 1), curve[1:], lw=1, label=file.stem)
         for number, step in enumerate(("search", "refined")):
             right.plot(
                 told[f"{step}.cpu_s"], told[f"{step}.rotation_median_deg"], "os"[number], c=f"C{number}"
@@ -40,7 +40,7 @@ left.legend(fontsize=7, ncols=2)
 right.set(
     xlabel="CPU seconds from the start",
     ylabel="rotation error (degrees)",
-    ylim=(0, None),
+    yscale="log",
     xlim=(0, None),
     title="circles: found; squares: refined; filled: median, open: 90 %",
 )
