@@ -25,13 +25,6 @@ def test_draws_are_of_the_seed_the_epoch_and_the_step():
     assert draws(0, 0, 0, batch=3, pieces=3) != first
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")]
-)
-def test_a_duration(seconds, said):
-    assert callbacks._duration(seconds) == said
-
-
 @pytest.mark.parametrize("zdim", [1, 2, 5])
 def test_the_picture_of_the_latents_shows_where_they_are(zdim):
     z = torch.zeros(100, zdim)

@@ -7,12 +7,12 @@ import pytest
 
 from drgn.command import bind, compose
 from drgn.data.building import in_bytes
-from drgn.planning.forecast import Forecast, Row, duration, line
+from drgn.planning.forecast import Forecast, Row, line
 from drgn.planning.measure import _Small, _warm_start
 from drgn.run import Run
 from drgn.train import train
 from drgn.training.pace import Pace
-from drgn.training.stages import Mark, Stages
+from drgn.training.stages import Mark, Stages, duration
 from drgn.training.warmstart import LATENT, REFIT, latent_steps
 
 

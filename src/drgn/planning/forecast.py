@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drgn.data.building import in_bytes
-from drgn.training.stages import Seconds
+from drgn.training.stages import Seconds, duration
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,3 @@ def line(n: Sequence[int], values: Sequence[Seconds | float], at: int) -> Second
         return many * at / n[1] if at > n[1] else many
     slope = np.clip((many - few) / (n[1] - n[0]), 0, many / n[1])
     return many + slope * (at - n[1])
-
-
-def duration(seconds: float) -> str:
-    """For people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 1 or seconds < 0.05 else f"{seconds:.1f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"

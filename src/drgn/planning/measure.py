@@ -21,10 +21,10 @@ import torch
 from drgn.analysis.embedding import LANDMARKS, MOST_LAID_OUT
 from drgn.data.datamodule import ParticleDataModule
 from drgn.errors import say
-from drgn.planning.forecast import Forecast, Row, duration, line
+from drgn.planning.forecast import Forecast, Row, line
 from drgn.planning.sample import Rehearsed, options_of, rows_of
 from drgn.training.pace import Pace
-from drgn.training.stages import Mark, Seconds, Stages
+from drgn.training.stages import Mark, Seconds, Stages, duration
 from drgn.training.warmstart import LATENT, REFIT, latent_steps
 
 _FIRST, _FEW, _MANY, _LEAST = 48, 256, 1024, 128  # images of the small runs

@@ -16,6 +16,7 @@ from torch import Tensor
 from drgn.errors import say
 from drgn.models.reconstructor import Reconstructor
 from drgn.physics import fourier
+from drgn.training.stages import duration
 
 
 class Draws(Callback):
@@ -121,7 +122,7 @@ class ProgressBar(RichProgressBar):
         speed = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
         if speed is not None:
             shown["images/s"] = f"{speed.images_per_second:,.0f}"
-            shown["left"] = _duration(speed.seconds_left(trainer))
+            shown["left"] = duration(speed.seconds_left(trainer))
         return shown
 
 
@@ -141,7 +142,7 @@ class EpochLine(Callback):
         speed = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
         if speed is not None:
             left = speed.seconds_left(trainer)
-            parts += [f"{speed.images_per_second:,.0f} images/s", f"{_duration(left)} left"]
+            parts += [f"{speed.images_per_second:,.0f} images/s", f"{duration(left)} left"]
         say("  ".join(parts), flush=True)
 
 
@@ -288,11 +289,3 @@ def _scatter(z: Tensor, size: int = 256) -> Tensor:
     )
     picture = np.kron(np.log1p(counts[::-1]), np.ones((4, 4)))
     return torch.from_numpy(picture / max(picture.max(), 1e-9)).float()
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
