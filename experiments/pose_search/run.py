@@ -24,6 +24,7 @@ from drgn.formats.mrc import read_cubic
 from drgn.formats.particles import Particles
 from drgn.models.modes import LinearModes
 from drgn.models.poses import SearchedPose
+from drgn.physics import fourier
 from drgn.physics.fsc import fsc
 from drgn.scoring.poses import aligned, pose_errors
 from drgn.training import search
@@ -91,9 +92,9 @@ with torch.no_grad():
         known = refinement.dataset
         tell("refined", known)
         made = reconstruct(known, (rows[::2], rows[1::2]), np.eye(3)[None], 2, lambda what: None)
-        true, pixel_A, _ = read_cubic(next((folder / "maps").glob("*.mrc")))
-        found = aligned(made.density, errors(known), pixel_A)
-        curve = fsc(found, torch.from_numpy(true)).numpy()
+        true = torch.from_numpy(read_cubic(next((folder / "maps").glob("*.mrc")))[0])
+        found = aligned(made.density, errors(known), stack.meta.pixel_size_A)
+        curve = fsc(found, fourier.downsample(true, box, ndim=3)).numpy()
         below = np.flatnonzero(curve[1:] < 0.5)
         told["fsc_half_of_nyquist"] = float((below[0] + 1 if len(below) else box // 2) / (box / 2))
         told["fsc_area"] = float(curve[1 : box // 2].mean())

@@ -106,6 +106,25 @@ def test_likelihoods_are_those_of_the_forward_model(images):
         assert float(told[b, turned, t, m]) == pytest.approx(
             float(misfit[0] - misfit[1]), abs=0.02 * float(misfit[0])
         )
+    every = told.flatten(1).double()
+    expected = float((every.logsumexp(1) - math.log(every.shape[1])).mean())
+    assert looked.fit(density, rows, radius) == pytest.approx(expected, abs=1e-3 * abs(expected))
+
+
+@torch.no_grad()
+def test_what_images_tell_is_what_the_true_map_explains_beyond_the_outline(images):
+    star, particles, stack = images
+    dataset = ParticleDataset(particles, stack)
+    looked, rows = Search(dataset, np.arange(600), 2.0, 0), np.arange(200)
+    density = torch.from_numpy(read_volume(next((star.parent / "maps").glob("*.mrc")))[0])
+    shell = looked._of_radius[looked._of_radius < 7].round().long()
+    at = imaging.slice_coordinates(looked.frequencies[: len(shell)], dataset.rotation[rows].float())
+    slices = extract(padded_transform(density), at)
+    centred, weight = looked._images(rows, len(shell), dataset.shift_px[rows])
+    cross, square = (centred * slices.conj()).real, weight * slices.abs().square()
+    scale = cross.sum() / square.sum()  # grey values of the map in units of the noise
+    explained = (2 * scale * cross - scale.square() * square)[:, shell > 1].sum(1).mean()
+    assert looked.information(rows, 7) == pytest.approx(float(explained), rel=0.15)
 
 
 def errors(known, particles):
@@ -205,6 +224,21 @@ def test_poses_of_images_that_relion_projected_are_found(relion, shared, tmp_pat
 def test_options_that_make_no_sense_are_refused(options, said):
     with pytest.raises(InputError, match=said):
         SearchedPose(n_particles=10, **options)
+
+
+@torch.no_grad()
+def test_each_map_is_improved_on_its_own_images(images, monkeypatch):
+    _, particles, stack = images
+    monkeypatch.setattr(search, "_STEPS", 8)
+    monkeypatch.setattr(search, "_BATCH", 60)
+    looked = Search(ParticleDataset(particles, stack, posed=False), np.arange(540), 2.0, 0)
+    maps = torch.stack([looked._random(), looked._random()])
+    number = (torch.arange(600) < 30).long()
+    better = looked.apart(maps, number, lambda done, n: None)
+    assert torch.equal(better[1], maps[1]), "too few images show it"
+    heldout = np.arange(540, 600)
+    fits = [looked.fit(one[None], heldout, 7) for one in (maps[0], better[0])]
+    assert fits[1] > fits[0] + 10
 
 
 @torch.no_grad()

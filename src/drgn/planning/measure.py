@@ -286,12 +286,13 @@ def _disk(
     def files(run: _Small, *patterns: str) -> list[float]:
         return [float(f.stat().st_size) for p in patterns for f in run.folder.glob(p) if f.is_file()]
 
-    # the first checkpoint of a run has no moments of the optimiser yet: the largest counts
+    # the first checkpoint of a run has no moments of the optimiser yet, and stays where one epoch follows it
     checkpoints = [files(run, "checkpoints/*.ckpt") for run in (few, many)]
+    first, later = (float(line(sizes, [of(s) for s in checkpoints], n)) for of in (min, max))
     latents = [sum(files(run, "*.npz", "*.star", "*.cs", "*.csg")) for run in (few, many)]
     logs = sum(files(many, "tensorboard/**/*", "**/metrics.csv"))
     found = {
-        "checkpoints": len(checkpoints[1]) * float(line(sizes, [max(s) for s in checkpoints], n)),
+        "checkpoints": (len(checkpoints[1]) - 1) * later + (first if epochs == 1 else later),
         "latents, poses": float(line(sizes, latents, n)),
         "logs": logs * epochs / max(1, many.pace.epochs),
     }

@@ -45,9 +45,7 @@ _MASK = (0.75, 0.95)  # soft sphere that maps are kept in, in half boxes
 _JUDGED = 500  # images that tell which map is kept
 _COARSE_PX, _FINE_PX = 4, 7  # radii at which all images look for their shifts, and for their orientations
 _REFINED_PX, _ROUNDS = 12, ((8, 2),)  # radius up to which poses are refined then, and maps made before
-# radii at which all look for their orientations, and how far from what an image finds its pose was wrong: all
-# poses are new at first, then maps are better
-_LOOKS = ((_FINE_PX, 0.0), (8, 20.0), (10, 20.0))
+_LOOKS = ((8, 20.0), (10, 20.0))  # radii at which all look in better maps, and how far off a pose was wrong
 _FEWEST = 50  # images that a map is kept for
 
 
@@ -66,14 +64,12 @@ class Bank(NamedTuple):
 class Found(NamedTuple):
     """Best poses of N images.
 
-    rotation: (N, 3, 3). shift_px: (N, 2). number: (N,), of the map that fits. fit: (N,), logarithm of the
-    likelihood ratio of the maps, all orientations and shifts together, and of no map.
+    rotation: (N, 3, 3). shift_px: (N, 2). number: (N,), of the map that fits.
     """
 
     rotation: Tensor
     shift_px: Tensor
     number: Tensor
-    fit: Tensor
 
 
 class Search:
@@ -109,23 +105,39 @@ class Search:
     def maps(self, n: int, progress: Callable[[int, int], None]) -> Tensor:
         """n maps (n, side, side, side) of low resolution, from random ones; each image shows one of them."""
         density = torch.stack([self._random() for _ in range(n)])
+        return self._improved(density, self.rows, True, progress)
+
+    def apart(self, density: Tensor, number: Tensor, progress: Callable[[int, int], None]) -> Tensor:
+        """Improve each map (A, side, side, side) on its own images alone, by their numbers (N,)."""
+        improved = []
+        for one, density_of_one in enumerate(density):
+            mine = self.rows[number.numpy()[self.rows] == one]
+            some = density_of_one[None]
+            improved.append(self._improved(some, mine, False, progress) if len(mine) >= _FEWEST else some)
+        return torch.cat(improved)
+
+    def _improved(
+        self, density: Tensor, rows: NDArray[np.int64], new: bool, progress: Callable[[int, int], None]
+    ) -> Tensor:
+        """Maps after stochastic expectation-maximisation; of new ones the radius rises from low."""
         sums: list[list[NDArray[np.float32]]] = []
-        batch = min(_BATCH, len(self.rows))
+        batch = min(_BATCH, len(rows))
         for step in range(_STEPS):
             progress(step + 1, _STEPS)
             done = step / (_STEPS - 1)
-            radius = _RADII[0] + (_RADII[1] - _RADII[0]) * min(1.0, done / _RISING)
-            chosen = self.rows[torch.randperm(len(self.rows), generator=self.generator)[:batch].numpy()]
+            risen, sharp = (done / _RISING, done / _FLAT) if new else (1.0, 1.0)
+            radius = _RADII[0] + (_RADII[1] - _RADII[0]) * min(1.0, risen)
+            chosen = rows[torch.randperm(len(rows), generator=self.generator)[:batch].numpy()]
             bank = self.bank(density, radius)
             images = self._images(chosen, len(bank.power))
-            flat = self._flatness(images[1], done / _FLAT)
-            new = self._expected(bank, *images, flat, radius)
+            flat = self._flatness(images[1], sharp)
+            found = self._expected(bank, *images, flat, radius)
             share = 1.0 if not sums else _MEMORY[0] + (_MEMORY[1] - _MEMORY[0]) * done
             sums = [
                 [share * part + (1 - share) * past for part, past in zip(one, old, strict=True)]
-                for one, old in zip(new, sums or new, strict=True)
+                for one, old in zip(found, sums or found, strict=True)
             ]
-            scale = flat * len(self.rows) / batch
+            scale = flat * len(rows) / batch
             density = torch.stack([self._solve(*one, radius, scale) for one in sums])
         return density
 
@@ -145,22 +157,39 @@ class Search:
         n, size = bank.power.shape
         offsets = self._shifts(radius, near_px is not None)
         rotation = torch.empty(len(rows), 3, 3, dtype=torch.float64)
-        shift, fit = torch.zeros(len(rows), 2), torch.empty(len(rows))
-        number = torch.zeros(len(rows), dtype=torch.long)
+        shift, number = torch.zeros(len(rows), 2), torch.zeros(len(rows), dtype=torch.long)
         if near_px is not None:
             shift += near_px
         for part in self._parts(len(rows), len(offsets) * size):
             progress(int(part[-1]) + 1, len(rows))
             images = self._images(rows[part.numpy()], n, shift[part])
-            likelihood = self._compare(bank, *images, offsets).flatten(1)
-            highest, best = (found.cpu() for found in likelihood.max(1))
-            fit[part] = highest + _shares(likelihood).mean(1).log().cpu()
+            best = self._compare(bank, *images, offsets).flatten(1).argmax(1).cpu()
             number[part] = best % size // len(bank.rotation)
             shift[part] += offsets[best // size % len(offsets)]
             found = bank.rotation[best % size % len(bank.rotation)]
             other = (best >= size * len(offsets))[:, None, None]
             rotation[part] = torch.where(other, search_grids.HALF_TURN @ found, found)
-        return Found(rotation, shift, number, fit)
+        return Found(rotation, shift, number)
+
+    def fit(self, density: Tensor, rows: NDArray[np.int64], radius: float) -> float:
+        """Mean log-likelihood ratio of maps (A, side, side, side), in all poses together, and of no map."""
+        bank = self.bank(density, radius)
+        offsets, total = self._shifts(radius), 0.0
+        for part in self._parts(len(rows), len(offsets) * bank.power.shape[1]):
+            images = self._images(rows[part.numpy()], len(bank.power))
+            likelihood = self._compare(bank, *images, offsets).flatten(1)
+            highest = likelihood.amax(1)
+            total += float((highest + _shares(likelihood).mean(1).log()).sum())
+        return total / len(rows)
+
+    def information(self, rows: NDArray[np.int64], radius: float) -> float:
+        """What an image tells about its orientation, mean of `rows`, in natural units.
+
+        Power of signal over that of noise, of shells from the second on: the first tells of the outline.
+        """
+        shell = self._of_radius[self._of_radius < radius].round().long()
+        weight = self._images(rows, len(shell))[1].mean(0).cpu()
+        return float((weight * self.power[shell])[shell > 1].sum())
 
     def bank(self, density: Tensor, radius: float) -> Bank:
         """Slices of maps (A, side, side, side) in a grid of orientations for a radius in Fourier pixels."""
@@ -302,12 +331,16 @@ def find(
     for number in range(1, pose.restarts + 1):
         name = f"maps from nothing, start {number} of {pose.restarts}"
         maps = search.maps(pose.maps, partial(progress, name))
-        fits.append(float(search.poses(maps, judges, _FINE_PX).fit.mean()))
+        fits.append(search.fit(maps, judges, _FINE_PX))
         if fits[-1] == max(fits):
             best = maps
     every = np.arange(len(dataset))
-    found = search.poses(best, every, _COARSE_PX)
+    found = _looked(search, best, every, progress)
+    if len(best) > 1:
+        best = search.apart(best, found.number, partial(progress, "each map from its own images"))
+        found = _looked(search, best, every, progress)
     known = dataset.posed(found.rotation, found.shift_px)
+    best = _refined(pose, known, rows, found.number, progress)
     for radius, off_deg in _LOOKS:
         name = f"orientations in {len(best)} maps to radius {radius}"
         found = search.poses(best, every, radius, known.shift_px, partial(progress, name))
@@ -323,6 +356,15 @@ def find(
         file=sys.stderr,
     )
     return known
+
+
+def _looked(
+    search: Search, maps: Tensor, rows: NDArray[np.int64], progress: Callable[[str, int, int], None]
+) -> Found:
+    """Poses of images in new maps: shifts at a low radius, then orientations."""
+    name = f"orientations in {len(maps)} maps to radius {{}}"
+    coarse = search.poses(maps, rows, _COARSE_PX, None, partial(progress, name.format(_COARSE_PX)))
+    return search.poses(maps, rows, _FINE_PX, coarse.shift_px, partial(progress, name.format(_FINE_PX)))
 
 
 def _refined(
