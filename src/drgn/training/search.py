@@ -47,6 +47,7 @@ _COARSE_PX, _FINE_PX = 4, 7  # radii at which all images look for their shifts, 
 _REFINED_PX, _ROUNDS = 12, ((8, 2),)  # radius up to which poses are refined then, and maps made before
 _LOOKS = ((8, 20.0), (10, 20.0))  # radii at which all look in better maps, and how far off a pose was wrong
 _FEWEST = 50  # images that a map is kept for
+_ENOUGH = 30.0  # natural units that an image tells about its orientation where poses were found every time
 
 
 class Bank(NamedTuple):
@@ -328,6 +329,12 @@ def find(
     search = Search(dataset, rows, pose.extent * side_px, seed)
     judges = (heldout if len(heldout) else rows)[:_JUDGED]
     best, fits = torch.empty(0), []
+    if (told := search.information(judges, _FINE_PX)) < _ENOUGH:
+        say(
+            f"search: to radius {_FINE_PX} an image tells only {told:.0f} natural units of its orientation;"
+            f" below {_ENOUGH:.0f} the poses may be wrong however many images there are: look at the map",
+            file=sys.stderr,
+        )
     for number in range(1, pose.restarts + 1):
         name = f"maps from nothing, start {number} of {pose.restarts}"
         maps = search.maps(pose.maps, partial(progress, name))
@@ -347,10 +354,10 @@ def find(
         wrong = rotations.angle_deg(found.rotation, known.rotation) >= off_deg
         known.rotation[wrong], known.shift_px[wrong] = found.rotation[wrong], found.shift_px[wrong]
         best = _refined(pose, known, rows, found.number, progress)
-    told = ", ".join(f"{fit:.2f}" for fit in fits)
+    likely = ", ".join(f"{fit:.2f}" for fit in fits)
     shares = ", ".join(f"{share:.0%}" for share in (found.number.bincount() / len(every)).tolist())
     say(
-        f"search: log-likelihood of a held-out image {told} under the maps of each start; share of images"
+        f"search: log-likelihood of a held-out image {likely} under the maps of each start; share of images"
         f" that show each map: {shares}; {float(wrong.float().mean()):.1%} of the poses changed in better"
         " maps. Maps may be mirror images: the images cannot tell",
         file=sys.stderr,
