@@ -2,7 +2,7 @@
 
 python experiments/plan/run.py /tmp/plan SETTING...       # of SETTINGS; the sets are simulated on first use
 
-A setting that is measured again needs another folder, or /tmp/plan/SETTING removed: the plan begins without a cache.
+A setting that is measured again needs another folder, or /tmp/plan/SETTING removed: it begins with no cache.
 """
 
 import json

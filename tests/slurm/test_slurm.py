@@ -61,13 +61,13 @@ def test_a_sweep_of_jobs_and_one_that_is_queued_again(cluster, tiny, tmp_path, e
         stderr=subprocess.DEVNULL,
     )
     try:
-        until((output / "0/checkpoints/last.ckpt").exists, 180)
+        until((output / "0/checkpoints/last.ckpt").exists, 600)
         job = told(["squeue", "-h", "-r", "-t", "running", "-o", "%i"], cluster).split()
         first = next(name for name in job if name.endswith("_0"))
         assert told(["scontrol", "requeue", first], cluster) == ""
         assert not (output / "0/latents.npz").exists()
         for name in ("0", "1"):
-            until((output / name / "latents.npz").exists, 300)
+            until((output / name / "latents.npz").exists, 900)
     finally:
         launcher.kill()
         launcher.wait()
@@ -86,11 +86,11 @@ def test_a_script_whose_time_is_over_is_queued_again(cluster, tiny, tmp_path, en
     known = {**environment, **cluster}
     job = told(["sbatch", "--signal=USR1@60", *settings, str(script)], known).strip()
     assert job.isdigit()
-    until((run / "checkpoints/previous.ckpt").exists, 180)
+    until((run / "checkpoints/previous.ckpt").exists, 600)
     assert told(["scancel", "--signal=USR1", job], known) == ""
-    until(lambda: f"job {job} is queued again" in log.read_text(), 60)
+    until(lambda: f"job {job} is queued again" in log.read_text(), 180)
     assert not (run / "latents.npz").exists()
-    until((run / "latents.npz").exists, 300)
+    until((run / "latents.npz").exists, 900)
     said = log.read_text()
     assert "SIGUSR1: stopping at the next step, with a checkpoint" in said
     assert said.count("; writing to ") == 2, "it began twice"
