@@ -35,6 +35,7 @@ POINTS = {
     "box": {box: (n, box, 256, 8) for box, n in ((32, 1600), (64, 400), (128, 200), (256, 64))},
     "width": {width: (400, 32, width, 8) for width in (256, 512, 1024)},
 }
+SLOPE = (10_000, 100_000)  # particles between which the memory of each particle more is told
 STAGES = ("table", "prepare", "warmstart", "epoch", "encode")
 
 
@@ -211,7 +212,7 @@ def table(found: dict[str, Any], axis: str) -> str:
 
 
 def memory_table(found: dict[str, Any]) -> str:
-    """Markdown: peaks by stage, and what each particle more takes between the two largest sets."""
+    """Markdown: peaks by stage, and what each particle more takes."""
     rows = rows_of(found, "particles")
     lines = ["| particles | start | " + " | ".join(STAGES) + " |", "|" + "--:|" * (len(STAGES) + 2)]
     for row in rows:
@@ -221,9 +222,13 @@ def memory_table(found: dict[str, Any]) -> str:
             *(f"{row[f'{s}_peak_MB']:,.0f}" for s in STAGES),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    low, high = rows[-2:]
+    low, high = (next(row for row in rows if row["value"] == n) for n in SLOPE)
     more = [1e6 * (high[f"{s}_peak_MB"] - low[f"{s}_peak_MB"]) / (high["n"] - low["n"]) for s in STAGES]
-    lines.append("| bytes for each particle more | | " + " | ".join(f"{value:,.0f}" for value in more) + " |")
+    lines.append(
+        "| bytes for each particle more, 10,000 to 100,000 | | "
+        + " | ".join(f"{value:,.0f}" for value in more)
+        + " |"
+    )
     return "\n".join(lines)
 
 

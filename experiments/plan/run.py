@@ -1,6 +1,8 @@
-"""What `drgn train ... plan=true` says, against what the run then takes. Writes results.json and report.md.
+"""What `drgn train ... plan=true` says, against what the run then takes. Writes results.json.
 
 python experiments/plan/run.py /tmp/plan SETTING...       # of SETTINGS; the sets are simulated on first use
+
+A setting that is measured again needs another folder, or /tmp/plan/SETTING removed: it begins with no cache.
 """
 
 import json

@@ -106,13 +106,14 @@ def train(
     from drgn.formats.lock import only_writer
     from drgn.run import Run
     from drgn.simulate import make_missing
-    from drgn.training import memory
+    from drgn.training import memory, slurm
     from drgn.training.processes import told_when_lost
     from drgn.training.quiet import quiet
     from drgn.training.stages import Stages
 
     quiet()
     memory.keep_freed()
+    slurm.listen()
     stages = Stages()
     stages.begin("start")
     make_missing(dataset)
@@ -316,8 +317,8 @@ def _trained(
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
         say(f"interrupted; the same command with output={run.path} goes on", file=sys.stderr)
-        if last.asked == signal.SIGTERM:
-            sys.exit(128 + signal.SIGTERM)
+        if last.asked not in (None, signal.SIGINT):
+            sys.exit(128 + last.asked)
         raise KeyboardInterrupt from None
     fitter.strategy.barrier()  # the checkpoints are written
     stages.begin("encoding")

@@ -107,8 +107,10 @@ DEEDS = {
     "int": ask(signal.SIGINT),
     "int twice": ask(signal.SIGINT, signal.SIGINT),
     "term": ask(signal.SIGTERM),
+    "usr1": ask(signal.SIGUSR1),
     "int to all": ask_all("INT"),
     "term to all": ask_all("TERM"),
+    "usr1 to all": ask_all("USR1"),
     "kill reader": kill_reader,
     "turn back": turn_back,
 }
@@ -142,9 +144,11 @@ def child(
     path: str | None = None,
     then: Sequence[dict[str, Any]] = (),
     largest_file: int | None = None,
+    environment: dict[str, str] | None = None,
 ) -> int:
     """Run drgn train with what `break_off` is given, first and then; returns its exit status."""
     os.setpgrp()
+    os.environ.update(environment or {})
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)

@@ -3,6 +3,7 @@
 import ast
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import drgn
 from drgn.errors import InputError
 from drgn.formats.lock import only_writer
 from drgn.run import Run
+from drgn.training import slurm
 
 STEP = "drgn.training.module:ReconstructionModule.training_step"
 VALIDATION = "drgn.training.module:ReconstructionModule.validation_step"
@@ -48,6 +50,45 @@ def test_a_run_that_is_asked_to_stop_writes_a_checkpoint_and_goes_on_from_there(
     assert ended.status == 0, ended.said
     assert "warm start" not in ended.said
     assert differences(tmp_path / "run", straight) == []
+
+
+@pytest.mark.parametrize(
+    ("deed", "at", "count", "steps"),
+    [
+        ("usr1", STEP, 20, 20),
+        ("usr1 to all", STEP, 20, 20),
+        ("usr1", "drgn.training.expectation:Expectation._maximise", 2, None),
+        ("usr1", "drgn.run:Run.save_latents", 1, 30),
+    ],
+)
+def test_a_job_of_slurm_whose_time_is_over_is_queued_again_and_goes_on_from_there(
+    launch, changing, straight, differences, tmp_path, deed, at, count, steps
+):
+    asked, program = tmp_path / "asked", tmp_path / "scontrol"
+    # SLURM then ends what runs; in the middle of a step nothing does here
+    program.write_text(f'#!/bin/sh\necho "$@" >>{asked}\n' + ("" if at == STEP else "kill -KILL $PPID\n"))
+    program.chmod(0o755)
+    options, checkpoint = [*changing, f"output={tmp_path / 'run'}"], tmp_path / "run/checkpoints/last.ckpt"
+    known = {"SLURM_JOB_ID": "7", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    workers = ["dataset.workers=2"] if "all" in deed else []
+    how = {"at": at, "count": count, "deed": deed, "environment": known}
+    ended = launch(*options, *workers, "checkpoint_minutes=100", **how)
+    assert ended.status == (128 + signal.SIGUSR1 if at == STEP else -signal.SIGKILL), ended.said
+    assert asked.read_text() == "requeue 7\n"
+    assert "Traceback" not in ended.said
+    if at == STEP:
+        assert "SIGUSR1: stopping at the next step, with a checkpoint" in ended.said
+        assert "SIGUSR1: job 7 is queued again" in ended.said
+    assert (steps_of(checkpoint) if checkpoint.exists() else None) == steps
+    assert launch(*options).status == 0
+    assert differences(tmp_path / "run", straight) == []
+
+
+def test_a_job_that_cannot_be_queued_again_is_a_sentence(monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", "")
+    slurm.queue_again()
+    assert "SIGUSR1: job 7 could not be queued again: [Errno 2]" in capsys.readouterr().err
 
 
 def steps_of(checkpoint):

@@ -1,6 +1,7 @@
-"""A sweep as jobs of a real SLURM; one of them is put back into the queue while it trains."""
+"""Jobs of a real SLURM that are put back into the queue while they train."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -60,37 +61,51 @@ def test_a_sweep_of_jobs_and_one_that_is_queued_again(cluster, tiny, tmp_path, e
         stderr=subprocess.DEVNULL,
     )
     try:
-        until((output / "0/checkpoints/last.ckpt").exists, 180)
+        until((output / "0/checkpoints/last.ckpt").exists, 600)
         job = told(["squeue", "-h", "-r", "-t", "running", "-o", "%i"], cluster).split()
         first = next(name for name in job if name.endswith("_0"))
         assert told(["scontrol", "requeue", first], cluster) == ""
         assert not (output / "0/latents.npz").exists()
         for name in ("0", "1"):
-            until((output / name / "latents.npz").exists, 300)
+            until((output / name / "latents.npz").exists, 900)
     finally:
         launcher.kill()
         launcher.wait()
     log = "".join(path.read_text() for path in output.glob("slurm/*_0/*_log.out"))
     assert log.count("; writing to ") == 2, "it began twice"
     assert log.count("epoch 1/150 ") == 1, "but trained the first epoch once"
-    whole = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "drgn.train",
-            *tiny,
-            "epochs=150",
-            "latent.zdim=1",
-            f"output={tmp_path / 'whole'}",
-        ],
-        cwd=tmp_path,
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
-    assert whole.returncode == 0
+    assert same_as_at_once(output / "0", tiny, tmp_path, environment)
+
+
+@pytest.mark.full
+def test_a_script_whose_time_is_over_is_queued_again(cluster, tiny, tmp_path, environment):
+    run, log, script = tmp_path / "run", tmp_path / "log", tmp_path / "job.sh"
+    words = [sys.executable, "-m", "drgn.train", *tiny, "epochs=150", "latent.zdim=1", f"output={run}"]
+    script.write_text(f"#!/bin/sh\nexec srun {shlex.join(words)}\n")
+    settings = ["--parsable", "--open-mode=append", f"--output={log}", f"--chdir={tmp_path}"]
+    known = {**environment, **cluster}
+    job = told(["sbatch", "--signal=USR1@60", *settings, str(script)], known).strip()
+    assert job.isdigit()
+    until((run / "checkpoints/previous.ckpt").exists, 600)
+    assert told(["scancel", "--signal=USR1", job], known) == ""
+    until(lambda: f"job {job} is queued again" in log.read_text(), 180)
+    assert not (run / "latents.npz").exists()
+    until((run / "latents.npz").exists, 900)
+    said = log.read_text()
+    assert "SIGUSR1: stopping at the next step, with a checkpoint" in said
+    assert said.count("; writing to ") == 2, "it began twice"
+    assert said.count("epoch 1/150 ") == 1, "but trained the first epoch once"
+    assert list(run.glob("hpc*")) == []
+    assert same_as_at_once(run, tiny, tmp_path, environment)
+
+
+def same_as_at_once(run, tiny, tmp_path, environment):
+    """Whether the weights are those of the same training, of one latent dimension, that nothing stopped."""
+    words = [*tiny, "epochs=150", "latent.zdim=1", f"output={tmp_path / 'whole'}"]
+    command = [sys.executable, "-m", "drgn.train", *words]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     one, other = (
-        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for run in (output / "0", tmp_path / "whole")
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for path in (run, tmp_path / "whole")
     )
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    return all(torch.equal(value, other[name]) for name, value in one.items())

@@ -46,10 +46,13 @@ class Packed:
         Lower triangles of G, (N, A (A + 1) / 2), row by row.
     overlap
         h, (N, A).
+    zeros
+        Makes an array (N, W) of other numbers of these images: where they are many, not in memory.
     """
 
     lower: Tensor
     overlap: Tensor
+    zeros: Callable[[int, int], Tensor] = torch.zeros
 
     def __len__(self) -> int:
         return len(self.overlap)

@@ -48,7 +48,7 @@ class Classes(Basis):
         """Each image belongs to one class: E[w] is its probabilities, E[w w^T] has them on the diagonal."""
         probability, _ = known.each(self.encode)
         self.share.copy_(probability.mean(0))
-        second = torch.zeros_like(known.lower)
+        second = known.zeros(*known.lower.shape)
         a = torch.arange(len(self.share))
         second[:, a * (a + 3) // 2] = probability
         return probability, second

@@ -70,9 +70,9 @@ class LinearModes(Basis):
     def moments(self, known: Packed) -> tuple[Tensor, Tensor]:
         """E[w] and E[w w^T] of w = (1, coefficients), these whitened over the particles."""
         n, k = len(known), self.n_modes
-        first, second = torch.ones_like(known.overlap), torch.ones_like(known.lower)
+        first, second = (known.zeros(n, part.shape[1]) for part in (known.overlap, known.lower))
         if not k:
-            return first, second
+            return first.fill_(1), second.fill_(1)
         row, column = torch.tril_indices(k + 1, k + 1)
         inside = column > 0  # of the lower triangle: the coefficients, without the mean
         total, square = torch.zeros(k, dtype=torch.float64), torch.zeros(k, k, dtype=torch.float64)

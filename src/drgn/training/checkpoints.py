@@ -24,6 +24,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from drgn.errors import InputError, say
 from drgn.formats.atomic import replacing
 from drgn.formats.seal import BEST, LAST, PREVIOUS, Sealing, damage, require_whole
+from drgn.training import slurm
 from drgn.training.run_files import load
 
 _TOGETHER = 10  # batches after which several processes ask each other whether to write or to stop
@@ -122,7 +123,7 @@ class LastCheckpoint(Checkpoint):
     """Write last.ckpt before the first step, within epochs, after each, and when the run is asked to stop.
 
     Ctrl-C and SIGTERM stop the run after the step at hand, or after the validation at hand and the end of its
-    epoch. A second Ctrl-C stops at once.
+    epoch; so does SIGUSR1 in a job of SLURM, which is then queued again. A second Ctrl-C stops at once.
 
     Parameters
     ----------
@@ -153,7 +154,7 @@ class LastCheckpoint(Checkpoint):
                 for name in (PREVIOUS, BEST):
                     (self._folder / name).unlink(missing_ok=True)
         if threading.current_thread() is threading.main_thread():  # Lightning gives the old handlers back
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if slurm.inside() else [])):
                 signal.signal(number, self._ask)
 
     def on_train_batch_end(
@@ -189,7 +190,9 @@ class LastCheckpoint(Checkpoint):
             say(f"{self.asked.name}: stopping at the next step, with a checkpoint{again}", file=sys.stderr)
 
     def _stop(self) -> None:
-        if self.asked == signal.SIGTERM:
+        if self.asked not in (None, signal.SIGINT, signal.SIGTERM):
+            slurm.queue_again()
+        if self.asked not in (None, signal.SIGINT):
             raise SIGTERMException
         raise KeyboardInterrupt
 

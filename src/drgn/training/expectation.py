@@ -20,6 +20,7 @@ from drgn.models.basis import Basis, Packed, Statistics, packed, shared
 from drgn.physics import gridding, masks, voxels
 from drgn.physics.grids import shell_mean
 from drgn.physics.slices import padded_transform
+from drgn.training import scratch
 
 _PASSES = ((8, 4), (12, 2), (16, 2), (24, 2))  # radius in Fourier pixels, passes at it
 _LAST_PASSES = 2  # at the full radius
@@ -92,7 +93,7 @@ class Expectation:
         """The same in half the memory."""
         radius = self.basis.radius_px if radius is None else radius
         n, grid = len(self.rows), self.grid(radius)
-        lower, overlap = torch.zeros(n, self.lower.shape[1]), torch.zeros(n, self.volumes)
+        lower, overlap = self.zeros(n, self.lower.shape[1]), self.zeros(n, self.volumes)
 
         def work(item: tuple[slice, Callable[[], Matched]]) -> None:
             chunk, read = item
@@ -102,7 +103,11 @@ class Expectation:
             lower[chunk], overlap[chunk] = packed(torch.from_numpy(g)), torch.from_numpy(h)
 
         in_threads(work, list(matched_chunks(self.dataset, self.rows, radius)), self.threads)
-        return Packed(shared(lower, self.particle), shared(overlap, self.particle))
+        return Packed(shared(lower, self.particle), shared(overlap, self.particle), self.zeros)
+
+    def zeros(self, n: int, width: int) -> Tensor:
+        """Zeros (N, W) beside the prepared images, see `scratch.zeros`."""
+        return scratch.zeros(n, width, self.dataset.stack.folder)
 
     def pose_equations(self, radius: int, amounts: Tensor) -> tuple[Tensor, Tensor]:
         """Gauss-Newton equations (N, 5, 5) and (N, 5) of the rows' poses, see `voxels.pose_equations`.
@@ -127,8 +132,8 @@ class Expectation:
 
     def mean(self, radius: int) -> None:
         """New volumes up to a radius, of which each image shows the mean alone."""
-        first = torch.zeros(len(self.rows), self.volumes)
-        second = torch.zeros(len(self.rows), self.lower.shape[1])
+        first = self.zeros(len(self.rows), self.volumes)
+        second = self.zeros(len(self.rows), self.lower.shape[1])
         first[:, 0] = second[:, 0] = 1
         self._maximise(radius, first, second)
 

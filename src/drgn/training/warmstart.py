@@ -162,7 +162,7 @@ def _fit(
                 for basis, images in zip(bases, every, strict=True):
                     basis.load_state_dict({**bases[0].state_dict(), "density": basis.density})
                     poses.step(basis, images, basis.radius_px, latent=True)
-            moments = _functions(mean, logvar, bases[0].n_modes, generator)
+            moments = _functions(mean, logvar, bases[0].n_modes, generator, expectations[0].zeros)
             n = 0
             for expectation in expectations:
                 expectation.refit(*(_taken(part, n + expectation.particle) for part in moments))
@@ -192,16 +192,24 @@ def _of_particles(expectations: Sequence[Expectation]) -> Packed:
     for expectation in expectations:
         first = torch.from_numpy(_first_rows(expectation))
         known = expectation.packed()
-        parts.append(Packed(_taken(known.lower, first), _taken(known.overlap, first)))
+        parts.append(Packed(_taken(known.lower, first), _taken(known.overlap, first), known.zeros))
     if len(parts) == 1:
         return parts[0]
-    return Packed(torch.cat([part.lower for part in parts]), torch.cat([part.overlap for part in parts]))
+    n, new = sum(len(part) for part in parts), parts[0].zeros
+    both = Packed(*(new(n, width) for width in (parts[0].lower.shape[1], parts[0].overlap.shape[1])), new)
+    done = 0
+    for part in parts:
+        here = slice(done, done + len(part))
+        both.lower[here], both.overlap[here] = part.lower, part.overlap
+        done += len(part)
+    return both
 
 
 def _taken(values: Tensor, rows: Tensor) -> Tensor:
-    """Rows of an array; where these are all of them in order, the array itself and no copy."""
-    if len(rows) == len(values) and torch.equal(rows, torch.arange(len(values))):
-        return values
+    """Rows of an array; where these follow one another, a part of the array itself and no copy."""
+    start, n = int(rows[0]), len(rows)
+    if torch.equal(rows, torch.arange(start, start + n)):
+        return values[start : start + n]
     return values[rows]
 
 
@@ -210,7 +218,13 @@ def _first_rows(expectation: Expectation) -> NDArray[np.int64]:
     return np.unique(expectation.particle.numpy(), return_index=True)[1]
 
 
-def _functions(mean: Tensor, logvar: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _functions(
+    mean: Tensor,
+    logvar: Tensor,
+    n: int,
+    generator: torch.Generator,
+    zeros: Callable[[int, int], Tensor],
+) -> tuple[Tensor, Tensor]:
     """Moments, as of `Basis.moments`, of 1 and n functions of the latents (M, Z), white over the particles.
 
     The functions are spanned by Gaussians at n + 1 centres of the latents, in each place adding up to 1. The
@@ -220,8 +234,7 @@ def _functions(mean: Tensor, logvar: Tensor, n: int, generator: torch.Generator)
     some = torch.randperm(len(mean), generator=generator)[:_PLACED]
     centres = _centres(mean[some], n + 1)
     apart = torch.cdist(centres, centres).fill_diagonal_(math.inf).amin(1).clamp_min(1e-6)
-    first = torch.zeros(len(mean), n + 1)
-    second = torch.zeros(len(mean), (n + 1) * (n + 2) // 2)
+    first, second = zeros(len(mean), n + 1), zeros(len(mean), (n + 1) * (n + 2) // 2)
     for _ in range(_DRAWS):
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
         for piece in pieces(len(z)):
