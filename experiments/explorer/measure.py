@@ -1,8 +1,8 @@
-"""Frame time while 1,000,000 points are moved, and the time from a click to the isosurface at box 64.
+"""Frame time while 1,000,000 points are moved, and the time from a click to the isosurface at box 64 and 128.
 
     python experiments/explorer/measure.py --folder work
 
-Makes a run on 200 simulated images at box 64, and a table of 1,000,000 particles with drawn latents in the
+Makes runs on 200 simulated images, and a table of 1,000,000 particles with drawn latents in the
 form of a run of cryoDRGN, serves each, and writes results.json beside this file.
 """
 
@@ -123,15 +123,16 @@ def page_of(run: Path) -> Any:
             server.terminate()
 
 
-def clicks(folder: Path) -> dict[str, float]:
-    """From a click on Show to the surface, and from a place on a path to the next, at box 64."""
-    run = folder / "box64"
+def clicks(folder: Path, box: int) -> dict[str, float]:
+    """From a click on Show to the surface, and from a place on a path to the next."""
+    run = folder / f"box{box}"
     if not (run / "latents.npz").is_file():
-        drgn("simulate", "n_particles=200", "box_size=64", "pixel_size_A=4", f"output={folder / 'set64'}")
+        images = [f"box_size={box}", f"pixel_size_A={256 / box}", f"output={folder / f'set{box}'}"]
+        drgn("simulate", "n_particles=200", *images)
         drgn(
             "train",
             "dataset=custom",
-            f"dataset.particles={folder / 'set64' / 'particles.star'}",
+            f"dataset.particles={folder / f'set{box}' / 'particles.star'}",
             f"dataset.cache={folder / 'prepared'}",
             "trainer=cpu",
             "epochs=1",
@@ -154,10 +155,10 @@ def clicks(folder: Path) -> dict[str, float]:
         page.wait_for_function("explorer.volumes.layers.some(l => l.label == 'path, 1')")
         along = page.evaluate(ALONG)
     return {
-        "box64.along_a_path_s.median_of_20": round(float(np.median(along)) / 1000, 3),
-        "box64.along_a_path_s.most": round(float(np.max(along)) / 1000, 3),
-        "box64.click_to_surface_s.first": round(took[0], 3),
-        "box64.click_to_surface_s.median_of_next_5": round(float(np.median(took[1:])), 3),
+        f"box{box}.along_a_path_s.median_of_20": round(float(np.median(along)) / 1000, 3),
+        f"box{box}.along_a_path_s.most": round(float(np.max(along)) / 1000, 3),
+        f"box{box}.click_to_surface_s.first": round(took[0], 3),
+        f"box{box}.click_to_surface_s.median_of_next_5": round(float(np.median(took[1:])), 3),
     }
 
 
@@ -176,7 +177,11 @@ def points(folder: Path, n: int) -> dict[str, float]:
     return {f"points{n}.{name}": value for name, value in found.items()}
 
 
-PARTS = {"clicks": clicks, "points": lambda folder: points(folder, 1_000_000)}
+PARTS = {
+    "clicks": lambda folder: clicks(folder, 64),
+    "clicks128": lambda folder: clicks(folder, 128),
+    "points": lambda folder: points(folder, 1_000_000),
+}
 
 
 def main() -> None:

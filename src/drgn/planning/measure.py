@@ -288,7 +288,7 @@ def _disk(
 
     # the first checkpoint of a run has no moments of the optimiser yet, and stays where one epoch follows it
     checkpoints = [files(run, "checkpoints/*.ckpt") for run in (few, many)]
-    first, later = (float(line(sizes, [of(s) for s in checkpoints], n)) for of in (min, max))
+    first, later = min(map(min, checkpoints)), float(line(sizes, [max(s) for s in checkpoints], n))
     latents = [sum(files(run, "*.npz", "*.star", "*.cs", "*.csg")) for run in (few, many)]
     logs = sum(files(many, "tensorboard/**/*", "**/metrics.csv"))
     found = {

@@ -180,7 +180,7 @@ export class Panels {
   training(live, jobs) {
     const losses = live.losses["heldout/loss"] ?? live.losses["train/loss"] ?? [];
     by("training-words").textContent = live.epochs.length
-      ? `${live.epochs.length} epochs; ${Object.entries(live.losses).map(([name, all]) => `${name} ${all.at(-1)?.toPrecision(5)}`).join(", ")}.`
+      ? `${live.epochs.length} epoch${live.epochs.length === 1 ? "" : "s"}; ${Object.entries(live.losses).map(([name, all]) => `${name} ${all.at(-1)?.toPrecision(5)}`).join(", ")}.`
       : "No losses are logged in this folder.";
     const newer = this.weights && live.weights !== this.weights;
     if (newer && by("follow").checked && this.state.picked != null) {

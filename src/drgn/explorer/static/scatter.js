@@ -9,6 +9,7 @@ const MANY = 500000; // points, from which on they are squares, not blended
 const FOLLOW_MS = 150; // until axes follow many points
 const SELECTED = "#d5261f";
 const [LEFT, RIGHT, BOTTOM, TOP] = [-0.82, 0.94, -0.88, 0.93]; // of the canvas, from -1 to 1
+const [LEGEND_LEFT_PX, LEGEND_BOTTOM_PX] = [52, 40]; // of a legend on the left or at the bottom: beside the axes
 
 export class Scatter extends EventTarget {
   constructor(canvas, overlay, n) {
@@ -79,6 +80,7 @@ export class Scatter extends EventTarget {
     const moved = this.x?.values !== x.values || this.y?.values !== y.values;
     this.x = { ...x, ...range(x.values) };
     this.y = { ...y, ...range(y.values) };
+    if (moved) this.corner = emptiest(this.x, this.y);
     this.colour = colour;
     this.encoded = encode(colour.values, colour.kind);
     const n = x.values.length;
@@ -164,7 +166,7 @@ export class Scatter extends EventTarget {
     const scales = this.scales();
     if (!scales) return;
     axes(draw, width, height, this.x, this.y, scales);
-    this.legend(draw, width);
+    this.legend(draw, width, height);
     const { anchors = [], picked } = this.marks;
     const way = this.pathPixels(scales);
     if (way.length) {
@@ -205,28 +207,28 @@ export class Scatter extends EventTarget {
 
   spot(scales, row) { return [scales.x.of(this.x.values[row]), scales.y.of(this.y.values[row])]; }
 
-  legend(draw, width) {
+  // In the corner with the fewest points.
+  legend(draw, width, height) {
     const { legend } = this.encoded;
     if (!legend) return;
+    const shown = legend.numbers?.slice(0, 24);
+    const rows = Math.min(shown?.length, 12);
+    const columns = Math.ceil(shown?.length / rows);
+    const [wide, high] = shown ? [46 * columns + 4, rows * 16 + 24] : [184, 46];
+    const left = this.corner % 2 ? LEGEND_LEFT_PX : width - wide - 6;
+    const top = this.corner < 2 ? 6 : height - high - LEGEND_BOTTOM_PX;
     draw.fillStyle = "rgba(255,255,255,.85)";
-    if (legend.numbers) {
-      const shown = legend.numbers.slice(0, 24);
-      const rows = Math.min(shown.length, 12);
-      const columns = Math.ceil(shown.length / rows);
-      draw.fillRect(width - 46 * columns - 10, 6, 46 * columns + 4, rows * 16 + 24);
-      text(draw, this.colour.name, width - 10, 20, "right");
-      shown.forEach((number, i) => {
-        const [x, y] = [width - 46 * (columns - Math.floor(i / rows)) - 4, 32 + 16 * (i % rows)];
-        disc(draw, x + 5, y, 5, classColour(i), 0);
-        text(draw, String(number), x + 14, y + 4, "left");
-      });
-      return;
-    }
-    draw.fillRect(width - 190, 6, 184, 46);
-    text(draw, this.colour.name, width - 10, 20, "right");
-    for (let i = 0; i < 160; i++) { draw.fillStyle = viridis(i / 159); draw.fillRect(width - 170 + i, 26, 1.5, 9); }
-    text(draw, tidy(legend.low), width - 170, 48, "left");
-    text(draw, tidy(legend.high), width - 10, 48, "right");
+    draw.fillRect(left, top, wide, high);
+    text(draw, this.colour.name, left + wide - 4, top + 14, "right");
+    shown?.forEach((number, i) => {
+      const [x, y] = [left + 6 + 46 * Math.floor(i / rows), top + 26 + 16 * (i % rows)];
+      disc(draw, x + 5, y, 5, classColour(i), 0);
+      text(draw, String(number), x + 14, y + 4, "left");
+    });
+    if (shown) return;
+    for (let i = 0; i < 160; i++) { draw.fillStyle = viridis(i / 159); draw.fillRect(left + 20 + i, top + 20, 1.5, 9); }
+    text(draw, tidy(legend.low), left + 20, top + 42, "left");
+    text(draw, tidy(legend.high), left + 180, top + 42, "right");
   }
 
   // a canvas with all points
@@ -262,6 +264,17 @@ function range(values) {
     if (values[i] > high) { high = values[i]; last = i; }
   }
   return { low, high, at: [first, last] };
+}
+
+// Number of the corner with the fewest points: top right, top left, bottom right, bottom left.
+function emptiest(x, y) {
+  const counts = [0, 0, 0, 0];
+  const share = ({ values, low, high }, i) => (values[i] - low) / (high - low || 1);
+  for (let i = 0; i < x.values.length; i += 1 + (x.values.length >> 15)) {
+    const [across, up] = [share(x, i), share(y, i)];
+    if (Math.abs(across - 0.5) > 0.25 && Math.abs(up - 0.5) > 0.15) counts[2 * (up < 0.5) + (across < 0.5)]++;
+  }
+  return counts.indexOf(Math.min(...counts));
 }
 
 function placed(values, { low, high }, from, to) {
