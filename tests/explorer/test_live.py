@@ -16,8 +16,8 @@ def training(tiny, environment, tmp_path):
         *tiny,
         "warmstart=none",
         "latent.zdim=2",
-        "epochs=500",
-        "optimizer.lr=0.0005",
+        "epochs=5000",
+        "optimizer.lr=0.0002",
         f"output={folder}",
     ]
     command = [sys.executable, "-m", "drgn.train", *words]
