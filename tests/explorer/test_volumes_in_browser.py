@@ -216,3 +216,11 @@ def test_tilt_images_of_a_particle_lie_side_by_side(toy, train_tiny, serve, open
     page.click("#show-images")
     page.wait_for_selector("#images button")
     assert page.locator("#images figure").count() == 0
+
+    page.click("[data-tab=point]")
+    for wrong in ("300", "-1", "1.5", ""):
+        page.fill("#row", wrong)
+        page.click("#go")
+        page.wait_for_selector("#message:not([hidden])")
+        said = page.inner_text("#message")
+        assert f"Particle {wrong or '?'}: expected a whole number from 0 to 299." in said

@@ -14,7 +14,7 @@ export class Panels {
 
   wire() {
     for (const tab of document.querySelectorAll("[data-tab]")) tab.onclick = () => this.open(tab.dataset.tab);
-    by("go").onclick = act(() => pick(Number(by("row").value)));
+    by("go").onclick = act(() => pick(this.typed()));
     by("row").onkeydown = (event) => { if (event.key === "Enter") by("go").click(); };
     by("overlay-volume").onclick = act(() => this.decode(this.needed(), { beside: true }));
     by("difference").onclick = act(() => this.difference());
@@ -37,6 +37,12 @@ export class Panels {
       tab.setAttribute("aria-selected", String(tab.dataset.tab === name));
       by(`tab-${tab.dataset.tab}`).hidden = tab.dataset.tab !== name;
     }
+  }
+
+  typed() {
+    const { value, max, validity } = by("row");
+    if (!value || !validity.valid) throw new Error(`Particle ${value || "?"}: expected a whole number from 0 to ${max}.`);
+    return Number(value);
   }
 
   needed() {
