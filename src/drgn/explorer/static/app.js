@@ -118,6 +118,7 @@ async function listSaved() {
 }
 
 export async function saveSelection(name) {
+  if (name.includes("/")) throw new Error(`The name “${name}” cannot be used: take letters, digits, - and _, 64 at most.`);
   await ask(`selections/${encodeURIComponent(name)}`, { method: "PUT", body: bytesOf(selection.rows) });
   await listSaved();
 }
@@ -230,7 +231,7 @@ const KEYS = {
 function wireKeys() {
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || by("help").open) return;
-    if (event.target.matches("input, select, textarea, [role=slider]")) return;
+    if (event.target.matches("input:not([type=checkbox]), select, textarea, [role=slider]")) return;
     const work = KEYS[event.key];
     if (!work) return;
     event.preventDefault();

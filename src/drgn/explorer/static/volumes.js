@@ -2,7 +2,7 @@
 
 import { viridis } from "/static/colours.js";
 
-const COLOURS = [0x56b4e9, 0xe69f00, 0x009e73, 0xcc79a7, 0x8a8500, 0x999999];
+const COLOURS = [0x56b4e9, 0xe69f00, 0x009e73, 0xcc79a7, 0x332288, 0xf0e442];
 const [MORE, LESS] = [0x0a4f9c, 0xd55e00]; // of a difference, and of nothing else
 const UNKNOWN = 0xb9bfc6;
 const SCALE = Array.from({ length: 9 }, (_, i) => viridis(i / 8)); // of a local resolution, the best first
