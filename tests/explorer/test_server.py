@@ -162,6 +162,8 @@ def test_a_selection_that_cannot_be(client, rows):
 def test_a_name_that_is_no_name(client, name, session):
     answer = client.put(f"/api/selections/{name}", content=rows_bytes([1]))
     assert answer.status_code in (400, 404, 405)
+    if name == "%2e%2e%2fx":
+        assert "The name '../x' cannot be used" in answer.text
     assert client.get("/api/selections").json() == []
 
 

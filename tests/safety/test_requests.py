@@ -1,6 +1,7 @@
 """Whatever the page sends, the explorer answers with what was asked, or with one sentence."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -50,8 +51,9 @@ quickly = settings(
 
 
 @pytest.fixture(scope="module")
-def client(sound):
-    session = Session(Run.open(sound / "run"), [])
+def client(sound, tmp_path_factory):
+    run = shutil.copytree(sound / "run", tmp_path_factory.mktemp("requests") / "run")
+    session = Session(Run.open(run), [])
     session.jobs.start = lambda title, verb, options, output: pytest.skip("started")  # no processes
     made = TestClient(create(session, "secret"), base_url="http://127.0.0.1", raise_server_exceptions=False)
     made.headers["x-drgn-token"] = "secret"

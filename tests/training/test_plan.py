@@ -53,6 +53,7 @@ def test_a_forecast_reads_as_a_sum():
     assert "3 GB                GPU memory" in said
     assert "8 MB                on disk" in said
     assert said.endswith("A note.")
+    assert [duration(s) for s in (0, 89.4, 90, 5399, 5400)] == ["0 s", "89 s", "1.5 min", "90.0 min", "1.5 h"]
     assert [duration(s) for s in (0.3, 45, 300, 7200, 2e6)] == [
         "0.3 s",
         "45 s",

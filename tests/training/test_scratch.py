@@ -24,10 +24,10 @@ def private_B():
 def test_many_numbers_are_in_a_file_without_a_name(tmp_path):
     before = private_B()
     values = scratch.zeros(1 << 20, 16, tmp_path)
-    assert not values.any()
+    assert values.aminmax() == (0, 0)  # any() would make a copy of a quarter of the size
     values += 1
     assert values.sum() == 1 << 24
-    assert private_B() - before < 1 << 25, "of 64 MB"
+    assert private_B() - before < 1 << 24, "of 64 MB"
     assert list(tmp_path.iterdir()) == []
     assert str(tmp_path) in Path("/proc/self/maps").read_text()
     del values

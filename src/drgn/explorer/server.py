@@ -59,7 +59,7 @@ def create(session: Session, token: str) -> Starlette:
             Route("/api/tilts/{row:int}", routes.tilts),
             Route("/api/images", routes.images, methods=["POST"]),
             Route("/api/selections", routes.selections),
-            Route("/api/selections/{name}", routes.selection, methods=["GET", "PUT", "DELETE"]),
+            Route("/api/selections/{name:path}", routes.selection, methods=["GET", "PUT", "DELETE"]),
             Route("/api/selected", routes.selected, methods=["POST"]),
             Route("/api/export/{form}/{name}", routes.export, methods=["POST"]),
             Route("/api/scenes/{name}", routes.scene, methods=["PUT"]),

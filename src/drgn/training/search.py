@@ -111,10 +111,9 @@ class Search:
     def apart(self, density: Tensor, number: Tensor, progress: Callable[[int, int], None]) -> Tensor:
         """Improve each map (A, side, side, side) on its own images alone, by their numbers (N,)."""
         improved = []
-        for one, density_of_one in enumerate(density):
+        for one, start in enumerate(density.split(1)):
             mine = self.rows[number.numpy()[self.rows] == one]
-            some = density_of_one[None]
-            improved.append(self._improved(some, mine, False, progress) if len(mine) >= _FEWEST else some)
+            improved.append(self._improved(start, mine, False, progress) if len(mine) >= _FEWEST else start)
         return torch.cat(improved)
 
     def _improved(

@@ -197,11 +197,8 @@ def _of_particles(expectations: Sequence[Expectation]) -> Packed:
         return parts[0]
     n, new = sum(len(part) for part in parts), parts[0].zeros
     both = Packed(*(new(n, width) for width in (parts[0].lower.shape[1], parts[0].overlap.shape[1])), new)
-    done = 0
-    for part in parts:
-        here = slice(done, done + len(part))
-        both.lower[here], both.overlap[here] = part.lower, part.overlap
-        done += len(part)
+    torch.cat([part.lower for part in parts], out=both.lower)
+    torch.cat([part.overlap for part in parts], out=both.overlap)
     return both
 
 

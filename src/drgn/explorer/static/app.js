@@ -118,7 +118,6 @@ async function listSaved() {
 }
 
 export async function saveSelection(name) {
-  if (name.includes("/")) throw new Error(`The name “${name}” cannot be used: take letters, digits, - and _, 64 at most.`);
   await ask(`selections/${encodeURIComponent(name)}`, { method: "PUT", body: bytesOf(selection.rows) });
   await listSaved();
 }
