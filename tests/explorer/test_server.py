@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import io
 import json
+import socket
 import time
 import zipfile
 
@@ -13,8 +14,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from drgn.command import bind, compose
+from drgn.errors import InputError
 from drgn.explorer import paths
-from drgn.explorer.server import LARGEST_REQUEST, create
+from drgn.explorer.server import LARGEST_REQUEST, create, serve
 from drgn.explorer.session import Session
 from drgn.filter import filter as select
 from drgn.formats.particles import Particles
@@ -146,6 +148,26 @@ def test_export_is_read_back_with_the_same_particles(client, session):
     assert (
         client.post("/api/export/cs/some", content=rows_bytes(rows)).status_code == 400
     )  # a star is its origin
+
+
+def test_the_address_answers_when_it_is_told(session):
+    class Told(Exception):
+        pass
+
+    def started(port):
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        raise Told
+
+    with pytest.raises(Told):
+        serve(session, TOKEN, 0, started)
+
+
+@pytest.mark.parametrize("port", ["taken", 65536, -1])
+def test_a_port_that_cannot_be(session, port):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1] if port == "taken" else port
+        with pytest.raises(InputError, match=f"port={port} cannot be used"):
+            serve(session, TOKEN, port, lambda _: pytest.fail("told"))
 
 
 @pytest.mark.parametrize("rows", [[], [300], [2**32 - 1]])

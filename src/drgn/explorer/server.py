@@ -204,18 +204,19 @@ def serve(session: Session, token: str, port: int, started: Callable[[int], None
     Raises
     ------
     InputError
-        The port is taken.
+        The port is taken, or none.
     """
     import socket
 
     import uvicorn
 
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
+    if not 0 <= port < 65536:
+        raise InputError(f"port={port} cannot be used: expected 0 (one that is free) to 65535.")
+    try:  # it listens before the address is told: who opens that at once is not refused
+        listener = socket.create_server(("127.0.0.1", port))
     except OSError as error:
         raise InputError(f"port={port} cannot be used ({error.strerror}): give another, or port=0.") from None
-    config = uvicorn.Config(create(session, token), log_level="warning", access_log=False)
-    started(listener.getsockname()[1])
-    uvicorn.Server(config).run(sockets=[listener])
+    with listener:
+        config = uvicorn.Config(create(session, token), log_level="warning", access_log=False)
+        started(listener.getsockname()[1])
+        uvicorn.Server(config).run(sockets=[listener])
