@@ -11,16 +11,19 @@ import zipfile
 import mrcfile
 import numpy as np
 import pytest
+import torch
 from starlette.testclient import TestClient
 
 from drgn.command import bind, compose
 from drgn.errors import InputError
-from drgn.explorer import paths
+from drgn.explorer import decoding, paths
 from drgn.explorer.server import LARGEST_REQUEST, create, serve
 from drgn.explorer.session import Session
 from drgn.filter import filter as select
 from drgn.formats.particles import Particles
 from drgn.generate import generate
+from drgn.physics import fourier
+from drgn.physics.fsc import fsc
 from drgn.run import Run
 
 TOKEN = "a-token"
@@ -148,6 +151,23 @@ def test_export_is_read_back_with_the_same_particles(client, session):
     assert (
         client.post("/api/export/cs/some", content=rows_bytes(rows)).status_code == 400
     )  # a star is its origin
+
+
+def test_a_coarse_volume_is_the_whole_one_without_its_high_frequencies(client, monkeypatch, tmp_path):
+    assert not client.get("/api/run").json()["coarse_first"]  # 16 pixels are few
+    monkeypatch.setattr(decoding, "COARSE", 8)
+    maps = []
+    for more in ({}, {"coarse": True}):
+        answer = client.post("/api/volume", json={"row": 3, **more})
+        (tmp_path / "got.mrc").write_bytes(answer.content)
+        with mrcfile.open(tmp_path / "got.mrc") as file:
+            maps.append((torch.from_numpy(file.data.copy()), float(file.voxel_size.x)))
+    (whole, pixel_A), (coarse, coarse_pixel_A) = maps
+    assert coarse.shape == (8, 8, 8)
+    assert coarse_pixel_A == pytest.approx(2 * pixel_A)
+    low = fourier.ifft(fourier.crop(fourier.fft(whole, 3), 8, 3), 3).real / 8
+    assert fsc(low, coarse)[1:4].min() > 0.98
+    assert float(low.std() / coarse.std()) == pytest.approx(1, abs=0.2)
 
 
 def test_the_address_answers_when_it_is_told(session):

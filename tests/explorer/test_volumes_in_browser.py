@@ -55,6 +55,19 @@ RAMP = """async () => {
 }"""
 
 
+# The order of events; the level is moved between the coarse surface and the whole one.
+WATCH = """() => {
+  globalThis.seen = [];
+  const { volumes } = explorer, refine = volumes.refine.bind(volumes);
+  volumes.addEventListener("shown", () => { seen.push("shown"); });
+  volumes.refine = async (layer, ...rest) => {
+    await volumes.setLevel(layer, 1.5 * layer.start);
+    await refine(layer, ...rest);
+    seen.push("refined");
+  };
+}"""
+
+
 def pick(page, row):
     page.click("[data-tab=point]")
     page.fill("#row", str(row))
@@ -103,6 +116,22 @@ def test_a_surface_is_coloured_by_local_resolution(open_page, address):
         script = packed.read("scene/scene.cxc").decode()
     assert names == {f"scene/{name}" for name in ("scene.cxc", "map_0.mrc", "local_resolution_0.mrc")}
     assert f"color sample #1 map #2 palette {low:.4g},#440154:" in script
+
+
+def test_a_coarse_surface_gives_way_to_the_whole_one(open_page, address):
+    page = open_page(address)
+    sent = []
+    page.on("request", lambda r: sent.append(r.post_data_json) if r.url.endswith("/api/volume") else None)
+    page.evaluate("explorer.state.run.coarse_first = true")
+    page.evaluate(WATCH)
+    pick(page, 7)
+    page.wait_for_function("seen.includes('refined')")
+    assert [one.get("coarse", False) for one in sent] == [True, False]
+    assert page.evaluate("seen") == ["shown", "refined"]
+    assert page.evaluate("explorer.volumes.layers.length") == 1
+    assert page.evaluate("explorer.volumes.layers[0].level / explorer.volumes.layers[0].start") == 1.5
+    assert len(hues(page)) > 500  # it is seen
+    assert page.evaluate("explorer.volumes.layers[0].roots.length") == 1
 
 
 def test_shown_volumes_are_those_of_the_scene(open_page, address, run_folder, tmp_path):

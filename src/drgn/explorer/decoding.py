@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from drgn.run import Run
 
 PANELS = ("raw", "CTF-corrected", "low-passed", "reconstruction")
+COARSE = 64  # box of the maps that are shown until the whole one is decoded
 MOST_IMAGES = 72  # a tilt series has some 40, 60 at most
 
 
@@ -57,8 +58,10 @@ class Decoder:
         self._read: tuple[Any, Any] = (None, None)
         self._dataset: ParticleDataset | None = None
 
-    def volume(self, z: np.ndarray, half: int | None = None) -> np.ndarray:
+    def volume(self, z: np.ndarray, half: int | None = None, coarse: bool = False) -> np.ndarray:
         """Volume (D, D, D) at a latent z (Z,), as drgn generate makes it; half 1 or 2 where there are any.
+
+        A coarse one has the lower frequencies alone, those of a box of `COARSE`: at D = 128 an eighth.
 
         Raises
         ------
@@ -67,7 +70,7 @@ class Decoder:
         """
         if half is not None and (not self.run.halves or half not in (1, 2)):
             raise InputError(f"half={half}: this run has no such half; train with half_sets=given.")
-        parts = self._parts(z)
+        parts = self._parts(z, min(COARSE, self.run.box_size) if coarse else self.run.box_size)
         chosen = parts if half is None else (parts[half - 1],)
         return (sum(chosen[1:], chosen[0]) / len(chosen)).numpy()
 
@@ -92,7 +95,7 @@ class Decoder:
         if window_A is not None and not 0 < window_A < self.run.box_size * self.run.pixel_size_A:
             raise InputError(f"window_A={window_A:g}: expected a length above 0 A, within the box.")
         pixel_size_A = self.run.pixel_size_A
-        one, two = self._parts(z)
+        one, two = self._parts(z, self.run.box_size)
         mean = (one + two) / 2
         mask = soft_mask(mean, pixel_size_A)
         one, two = one * mask, two * mask
@@ -104,17 +107,17 @@ class Decoder:
         low, high = np.percentile(inside, [2, 98])
         return Confidence(found, float(low), float(max(high, low + 0.01)), window_A)
 
-    def _parts(self, z: np.ndarray) -> tuple[Tensor, ...]:
-        """The volume (D, D, D) at z, or both half maps."""
+    def _parts(self, z: np.ndarray, box_size: int) -> tuple[Tensor, ...]:
+        """The volume (D, D, D) at z in a box of D, or both half maps."""
         z = np.asarray(z, np.float32)
         if z.shape != (self.run.zdim,) or not np.isfinite(z).all():
             raise InputError(f"z={z.tolist()}: expected {self.run.zdim} finite numbers.")
         with self._lock:
             if not self.run.has_images:  # of cryoDRGN
-                return (torch.from_numpy(next(iter(self.run.volumes(z[None])))),)
+                return (torch.from_numpy(next(iter(self.run.volumes(z[None], box_size=box_size)))),)
             at = torch.from_numpy(z[None]).to(self.device)
             autocast = self.run.autocast_type(self.device)
-            parts = next(decode(self._model(), at, box_size=self.run.box_size, autocast=autocast))
+            parts = next(decode(self._model(), at, box_size=box_size, autocast=autocast))
             return tuple(part.float().cpu() for part in parts)
 
     def images(self, rows: np.ndarray, lowpass_A: float) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -15,7 +15,7 @@ from drgn.analysis.render import isosurface_level
 from drgn.errors import InputError
 from drgn.explorer import paths
 from drgn.explorer.columns import Columns
-from drgn.explorer.decoding import MOST_IMAGES, Confidence, Decoder, mrc_bytes
+from drgn.explorer.decoding import COARSE, MOST_IMAGES, Confidence, Decoder, mrc_bytes
 from drgn.explorer.jobs import Job, Jobs
 from drgn.explorer.selections import Selections, named
 from drgn.formats.inside import require_inside
@@ -89,6 +89,7 @@ class Session:
             "box_size": run.box_size,
             "pixel_size_A": pixel if np.isfinite(pixel) else None,
             "decodes": run.decodes,
+            "coarse_first": run.box_size > COARSE,
             "has_images": run.has_images,
             "halves": run.halves,
             "tilts": self._group is not None,
@@ -139,15 +140,18 @@ class Session:
         return self.required().z[row]
 
     def volume(self, request: dict[str, Any]) -> tuple[bytes, float]:
-        """MRC bytes and contour level at a point; with "minus" the difference to a second point."""
-        half = request.get("half")
-        volume = self.decoder.volume(self.point(request), half)
+        """MRC bytes and contour level at a point; with "minus" the difference to a second point.
+
+        With "coarse" the map is a small one of its low frequencies, which comes sooner.
+        """
+        half, coarse = request.get("half"), request.get("coarse") is True
+        volume = self.decoder.volume(self.point(request), half, coarse)
         if request.get("minus") is not None:
-            volume = volume - self.decoder.volume(self.point(request["minus"]), half)
+            volume = volume - self.decoder.volume(self.point(request["minus"]), half, coarse)
             level = 4 * float(volume.std())
         else:
             level = isosurface_level([volume])
-        return mrc_bytes(volume, self.run.pixel_size_A), level
+        return mrc_bytes(volume, self.run.pixel_size_A * self.run.box_size / len(volume)), level
 
     def confidence(self, request: dict[str, Any]) -> tuple[bytes, Confidence]:
         """Local resolution at a point, as the bytes of an MRC file and as it is."""

@@ -21,11 +21,15 @@ export class Panels {
     by("halves").onclick = act(() => this.halfMaps());
     by("volume-save").onclick = act(async () => {
       const layer = this.volumes.layers.at(-1);
+      await layer?.refining;
       if (!layer) throw new Error("Click a particle first: there is no volume to save.");
       save(new Blob([layer.data]), `${stateName()}_${layer.label.replace(/\W+/g, "-")}.mrc`);
     });
     by("scene-save").onclick = act(() => this.scene(), "writing for ChimeraX");
-    by("picture-save").onclick = act(async () => save(await this.volumes.picture(), `${stateName()}_volume.png`));
+    by("picture-save").onclick = act(async () => {
+      if (!this.volumes.layers.length) throw new Error("Click a particle first: there is no volume to draw.");
+      save(await this.volumes.picture(), `${stateName()}_volume.png`);
+    });
     by("local").onclick = act(() => this.local(), "local resolution");
     this.path.wire();
     this.images.wire();
@@ -63,14 +67,21 @@ export class Panels {
 
   async decode(row, { beside = false, half, minus, label = `particle ${row}` }) {
     const begun = performance.now();
-    const ticking = setInterval(() => say(`decoding, ${Math.round((performance.now() - begun) / 1000)} s`), 500);
+    let doing = "decoding";
+    const ticking = setInterval(() => say(`${doing}, ${Math.round((performance.now() - begun) / 1000)} s`), 500);
+    const volumeAt = async (more) => {
+      const answer = await ask("volume", { json: { row, half, minus, ...more } });
+      return { level: Number(answer.headers.get("X-Level")), data: await answer.arrayBuffer() };
+    };
+    const shown = { label, beside, difference: minus !== undefined, what: { row } };
     try {
-      const answer = await ask("volume", { json: { row, half, minus } });
-      const level = Number(answer.headers.get("X-Level"));
-      const data = await answer.arrayBuffer();
-      const difference = minus !== undefined;
-      await this.volumes.show(data, { label, level, beside, difference, what: { row } });
-      this.took = performance.now() - begun;
+      const coarse = this.state.run.coarse_first;
+      const { data, level } = await volumeAt({ coarse });
+      const layer = await this.volumes.show(data, { ...shown, level });
+      if (!coarse) return;
+      doing = "refining";
+      layer.refining = volumeAt().then((whole) => this.volumes.refine(layer, whole.data, whole.level));
+      await layer.refining;
     } finally {
       clearInterval(ticking);
       say("");
@@ -102,6 +113,7 @@ export class Panels {
 
   async scene() {
     if (!this.volumes.layers.length) throw new Error("Click a particle first: there is no volume to write.");
+    await Promise.all(this.volumes.layers.map((layer) => layer.refining));
     const made = await json(`scenes/${encodeURIComponent(by("selection-name").value || "scene")}`, { method: "PUT", body: this.volumes.scene() });
     await saveFile(made.files.at(-1));
   }

@@ -52,15 +52,27 @@ export class Volumes extends EventTarget {
         ? [{ type: "absolute", value: level, color: MORE }, { type: "absolute", value: -level, color: LESS }]
         : [{ type: "absolute", value: level, color: colour }];
       const { made, root } = await this.load(data, surfaces);
-      const refs = made.filter((cell) => cell.transform.transformer.definition.name === REPRESENTATION)
-        .map((cell) => cell.transform.ref);
-      const layer = { label, data, level, start: Math.abs(level), refs, roots: [root], colour, difference, kept: false, what };
+      const layer = { label, data, level, start: Math.abs(level), refs: surfacesOf(made), roots: [root], colour, difference, kept: false, what };
       if (!this.layers.length) this.focus(data, Math.abs(level));
       this.layers.push(layer);
       for (const old of gone) await this.drop(old);
       this.list_();
       this.dispatchEvent(new Event("shown"));
       return layer;
+    });
+  }
+
+  // The whole map in place of a coarse one; a level that was moved stays moved.
+  refine(layer, data, level) {
+    return this.change(async () => {
+      if (!this.layers.includes(layer)) return;
+      const moved = layer.level / layer.start;
+      const [start, old] = [Math.abs(level), layer.roots];
+      const values = layer.difference ? [[moved * start, MORE], [-moved * start, LESS]] : [[moved * start, layer.colour]];
+      const { made, root } = await this.load(data, values.map(([value, color]) => ({ type: "absolute", value, color })));
+      Object.assign(layer, { data, start, level: moved * start, refs: surfacesOf(made), roots: [root] });
+      await this.prune(old);
+      this.list_();
     });
   }
 
@@ -119,8 +131,12 @@ export class Volumes extends EventTarget {
 
   async drop(layer) {
     this.layers = this.layers.filter((other) => other !== layer);
+    await this.prune(layer.roots);
+  }
+
+  async prune(roots) {
     const update = this.plugin.build();
-    for (const root of [...layer.roots].reverse()) update.delete(root);
+    for (const root of [...roots].reverse()) update.delete(root);
     await update.commit();
   }
 
@@ -189,6 +205,10 @@ export class Volumes extends EventTarget {
   }
 
   async picture() { return (await fetch(await this.plugin.helpers.viewportScreenshot.getImageDataUri())).blob(); }
+}
+
+function surfacesOf(cells) {
+  return cells.filter((cell) => cell.transform.transformer.definition.name === REPRESENTATION).map((cell) => cell.transform.ref);
 }
 
 function legend({ low, high, window }) {
