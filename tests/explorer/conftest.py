@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SECONDS = 60_000  # ms
@@ -59,3 +60,48 @@ def open_page(browser):
     for context in contexts:
         context.close()
     assert wrong == []
+
+
+def share_coloured(picture: bytes, name: str, tmp_path: Path, red: bool = False) -> float:
+    """Share of the pixels of a PNG that are far from white and grey, or red."""
+    from matplotlib.image import imread
+
+    (tmp_path / name).write_bytes(picture)
+    rgb = imread(tmp_path / name)[..., :3]
+    if red:
+        return float(((rgb[..., 0] > 0.6) & (rgb[..., 1:].max(-1) < 0.45)).mean())
+    return float((rgb.max(-1) - rgb.min(-1) > 0.25).mean())
+
+
+def drag_along(page, corners):
+    """Press at the first of some pixels, go along the others and back to it, and let go."""
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    for corner in [*corners[1:], corners[0]]:
+        page.mouse.move(*corner, steps=6)
+    page.mouse.up()
+
+
+def pixels_of(page, rows):
+    """Pixels (M, 2) of particles on the page."""
+    box = page.locator("#points").bounding_box()
+    at = page.evaluate("rows => rows.map(r => explorer.scatter.position(r))", list(map(int, rows)))
+    return np.array(at) + np.array([box["x"], box["y"]])
+
+
+@pytest.fixture
+def coloured():
+    """Return the function that tells how much of a picture is coloured."""
+    return share_coloured
+
+
+@pytest.fixture
+def drag():
+    """Return the function that drags the mouse."""
+    return drag_along
+
+
+@pytest.fixture
+def on_page():
+    """Return the function that tells where particles are on the page."""
+    return pixels_of

@@ -1,6 +1,8 @@
 """A run folder of cryoDRGN in the explorer."""
 
+import os
 import pickle
+import subprocess
 import time
 
 import mrcfile
@@ -10,12 +12,15 @@ import torch
 import yaml
 from starlette.testclient import TestClient
 
+from drgn.command import compose
 from drgn.explorer.server import create
 from drgn.explorer.session import Session
+from drgn.formats.cryodrgn import write_cryodrgn
 from drgn.formats.cryosparc import matrix_to_rotvec
 from drgn.formats.cryosparc_group import write_group
 from drgn.formats.particles import Particles
 from drgn.run import Run
+from drgn.simulate import simulate
 
 
 def folder_of(folder, particles):
@@ -117,7 +122,7 @@ def test_its_weights_are_named_where_they_are_not_read(client):
     assert "run of cryoDRGN" in answer.json()["error"]
 
 
-def test_it_is_explored_in_the_browser(of_cryosparc, serve, open_page, tmp_path):
+def test_it_is_explored_in_the_browser(of_cryosparc, serve, open_page, explored, tmp_path):
     generator = torch.Generator().manual_seed(0)
     shapes = {"0": (12, 18), "2.linear": (12, 12), "4.linear": (12, 12), "6": (2, 12)}
     weights = {"decoder.rand_freqs": 0.2 * torch.randn(8, 3, generator=generator)}
@@ -128,24 +133,7 @@ def test_it_is_explored_in_the_browser(of_cryosparc, serve, open_page, tmp_path)
     torch.save({"epoch": 4, "model_state_dict": weights}, of_cryosparc / "weights.4.pkl")
     session = Session(Run.open(of_cryosparc), [])
     page = open_page(serve(of_cryosparc))
-    assert "cryoDRGN 4.3.1" in page.inner_text("#run-facts")
-    page.select_option("#colour", "tilt_deg")
-    page.select_option("#threshold-column", "z1")
-    page.fill("#threshold-high", "0")
-    page.click("#threshold-apply")
-    page.wait_for_function("explorer.selection.rows.length > 0")
-    rows = np.array(page.evaluate("Array.from(explorer.selection.rows)"))
-    np.testing.assert_array_equal(rows, np.flatnonzero(session.required().z[:, 0] <= 0))
-    box = page.locator("#points").bounding_box()
-    x, y = page.evaluate("explorer.scatter.position(explorer.scatter.y.at[1])")  # the highest
-    page.mouse.click(box["x"] + x, box["y"] + y)
-    page.wait_for_function("explorer.volumes.layers.length == 1")
-    assert page.evaluate("explorer.state.picked == explorer.scatter.y.at[1]")
-    page.click("[data-tab=path]")
-    page.click("#path-make")
-    page.wait_for_function("explorer.panels.path?.volumes.length == 5")
-    page.click("[data-tab=evidence]")
-    page.click("#evidence")
+    rows = explored(page, session)
 
     # with all fields, as a group of cryoSPARC
     page.select_option("#export-form", "cs")
@@ -164,11 +152,80 @@ def test_it_is_explored_in_the_browser(of_cryosparc, serve, open_page, tmp_path)
     np.testing.assert_array_equal(np.sort(session.selections.read(tmp_path / "low.cs")), rows)
     assert "low.cs" in (tmp_path / "low.csg").read_text()
 
-    # the images of the selection by themselves, beside what the network makes
-    page.wait_for_selector("#evidence-result p")
-    assert "half maps agree" in page.inner_text("#evidence-result p")
-    with mrcfile.open(session.folder / "evidence" / f"selection-{len(rows)}" / "map.mrc") as file:
-        assert file.data.std() > 0
-    page.click("#evidence-result button")
-    page.wait_for_function("explorer.volumes.layers.some(l => l.label == 'images alone')")
-    assert page.evaluate("explorer.volumes.layers.length") == 2  # that of the path is there still
+
+@pytest.mark.full
+def test_a_run_that_cryodrgn_made_is_explored_in_the_browser(serve, open_page, explored, tmp_path):
+    program = os.environ.get("CRYODRGN")
+    if not program:
+        pytest.skip("CRYODRGN, the path of cryoDRGN's program in an environment of its own, is not set")
+    options = compose("simulate", ["n_particles=300", "box_size=32", "pixel_size_A=6", "snr=1"])
+    star = simulate(**{**options, "output": tmp_path / "set"})
+    particles = Particles.from_file(star)
+    write_cryodrgn(tmp_path / "given", particles.table, particles.rotation)
+    command = [program, "train_vae", star, "--datadir", star.parent, "--zdim", "2", "-n", "3"]
+    command += ["--poses", tmp_path / "given/poses.pkl", "--ctf", tmp_path / "given/ctf.pkl"]
+    command += ["-o", tmp_path / "vae", "--uninvert-data", "--no-analysis"]
+    command += ["--enc-dim", "64", "--enc-layers", "2", "--dec-dim", "64", "--dec-layers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    session = Session(Run.open(tmp_path / "vae"), [])
+    explored(open_page(serve(tmp_path / "vae")), session)
+
+
+@pytest.fixture
+def explored(coloured, drag, on_page, tmp_path):
+    """Return a function: colour, lasso, volume, path, evidence, star; it returns the rows of the lasso."""
+
+    def way(page, session):
+        assert "cryoDRGN 4.3.1" in page.inner_text("#run-facts")
+        page.select_option("#colour", "tilt_deg")
+        page.wait_for_function("explorer.scatter.colour.name == 'tilt_deg'")
+        assert coloured(page.locator("#plot").screenshot(), "points.png", tmp_path) > 0.001
+
+        places = on_page(page, range(300))
+        middle = np.median(places, axis=0)
+        reach = np.abs(places - middle).max(1)
+        half = float(np.sort(reach)[100])
+        page.click("[data-mode=lasso]")
+        drag(page, [middle + half * np.array(c) for c in ([-1, -1], [1, -1], [1, 1], [-1, 1])])
+        page.wait_for_function("explorer.selection.rows.length > 0")
+        rows = np.array(page.evaluate("Array.from(explorer.selection.rows)"))
+        assert np.isin(rows, np.flatnonzero(reach < half + 4)).all()
+        assert np.isin(np.flatnonzero(reach < half - 4), rows).all()
+        page.click("[data-mode=panZoom]")
+
+        highest = page.evaluate("explorer.scatter.y.at[1]")
+        page.mouse.click(*on_page(page, [highest])[0])
+        page.wait_for_function("explorer.volumes.layers.length == 1")
+        assert page.evaluate("explorer.state.picked") == highest
+        shown = page.evaluate("Array.from(new Float32Array(explorer.volumes.layers[0].data.slice(1024)))")
+        expected = next(iter(session.run.volumes(session.required().z[[highest]])))
+        np.testing.assert_allclose(shown, expected.ravel(), atol=1e-4 * np.abs(expected).max())
+        page.wait_for_timeout(1500)
+        assert coloured(page.locator("#viewer").screenshot(), "surface.png", tmp_path) > 0.01
+
+        page.click("[data-tab=path]")
+        page.click("#path-make")
+        page.wait_for_function("explorer.panels.path?.volumes.length == 5")
+        page.click("[data-tab=evidence]")
+        page.click("#evidence")
+
+        # the images of the selection by themselves, beside what the network makes
+        page.wait_for_selector("#evidence-result p")
+        assert "half maps agree" in page.inner_text("#evidence-result p")
+        with mrcfile.open(session.folder / "evidence" / f"selection-{len(rows)}" / "map.mrc") as file:
+            assert file.data.std() > 0
+        page.click("#evidence-result button")
+        page.wait_for_function("explorer.volumes.layers.some(l => l.label == 'images alone')")
+        assert page.evaluate("explorer.volumes.layers.length") == 2  # that of the path is there still
+
+        page.select_option("#export-form", "star")
+        with page.expect_download() as download:
+            page.click("#export")
+        download.value.save_as(tmp_path / "selected.star")
+        np.testing.assert_array_equal(
+            np.sort(session.run.particles().rows_of(tmp_path / "selected.star")), rows
+        )
+        return rows
+
+    return way

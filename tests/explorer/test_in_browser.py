@@ -1,7 +1,6 @@
 """A person's way through the explorer, in Chromium: what is seen, clicked, and found in the files."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,33 +26,7 @@ def address(run_folder, serve):
     return serve(run_folder)
 
 
-def coloured(picture: bytes, name: str, tmp_path: Path, red: bool = False) -> float:
-    """Share of the pixels of a PNG that are far from white and grey, or red."""
-    from matplotlib.image import imread
-
-    (tmp_path / name).write_bytes(picture)
-    rgb = imread(tmp_path / name)[..., :3]
-    if red:
-        return float(((rgb[..., 0] > 0.6) & (rgb[..., 1:].max(-1) < 0.45)).mean())
-    return float((rgb.max(-1) - rgb.min(-1) > 0.25).mean())
-
-
-def drag(page, corners):
-    page.mouse.move(*corners[0])
-    page.mouse.down()
-    for corner in [*corners[1:], corners[0]]:
-        page.mouse.move(*corner, steps=6)
-    page.mouse.up()
-
-
-def on_page(page, rows):
-    """Pixels (M, 2) of particles on the page."""
-    box = page.locator("#points").bounding_box()
-    at = page.evaluate("rows => rows.map(r => explorer.scatter.position(r))", list(map(int, rows)))
-    return np.array(at) + np.array([box["x"], box["y"]])
-
-
-def test_from_a_lasso_to_a_star(open_page, address, run_folder, tmp_path):
+def test_from_a_lasso_to_a_star(open_page, address, run_folder, tmp_path, coloured, drag, on_page):
     page = open_page(address)
     assert "20,000 particles" in page.inner_text("#run-facts")
     assert "token" not in page.url  # out of the address bar
@@ -192,7 +165,7 @@ SLOW_CLICK = """async ([x, y]) => {
 }"""
 
 
-def test_a_click_is_one_where_frames_are_slow(open_page, address):
+def test_a_click_is_one_where_frames_are_slow(open_page, address, on_page):
     page = open_page(address)
     lowest = page.evaluate("explorer.scatter.y.at[0]")
     place = on_page(page, [lowest])

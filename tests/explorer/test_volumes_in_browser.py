@@ -172,8 +172,13 @@ def test_a_path_is_followed_before_it_is_written(open_page, address, run_folder)
         page.click("#add-anchor")
     page.click("[data-tab=path]")
     page.select_option("#path-how", "line")
+    page.evaluate("explorer.state.run.coarse_first = true")
+    page.evaluate(WATCH)
     page.click("#path-follow")
     page.wait_for_function("explorer.volumes.layers.some(l => l.label == 'path, 1')")
+    page.wait_for_function("seen.length == 2")
+    assert page.evaluate("seen") == ["shown", "refined"]
+    page.evaluate("explorer.state.run.coarse_first = false")
     assert page.evaluate("explorer.panels.path.z.length") == 5
     assert page.evaluate("explorer.panels.path.volumes.length") == 0  # none is written
 

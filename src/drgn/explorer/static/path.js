@@ -87,16 +87,24 @@ export class Path {
       const at = this.wanted;
       this.wanted = null;
       const file = this.volumes[at];
-      const answer = await (file ? ask(fileUrl(file)) : ask("volume", { json: { z: between(this.z, at) } }));
+      const coarse = !file && this.panels.state.run.coarse_first;
+      const fetched = (coarse) => ask(file ? fileUrl(file) : "volume", file ? {} : { json: { z: between(this.z, at), coarse } });
+      const answer = await fetched(coarse);
       this.level ??= Number(answer.headers.get("X-Level"));
       const shown = volumes.layers.find((layer) => layer.what?.path);
-      await volumes.show(await answer.arrayBuffer(), { label: `path, ${+(at + 1).toFixed(2)}`,
+      const layer = await volumes.show(await answer.arrayBuffer(), { label: `path, ${+(at + 1).toFixed(2)}`,
         level: shown?.level ?? this.level, what: { path: true } });
+      if (!coarse || this.playing || this.wanted != null) continue;
+      layer.refining = fetched(false).then(async (whole) => volumes.refine(layer, await whole.arrayBuffer(), layer.start));
+      await layer.refining;
     }
   }
 
   async play() {
-    for (let i = 0; i < this.z.length; i++) await this.go(i);
+    this.playing = true;
+    for (let i = 0; i < this.z.length - 1; i++) await this.go(i);
+    this.playing = false;
+    await this.go(this.z.length - 1);
   }
 }
 
