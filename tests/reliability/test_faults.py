@@ -149,6 +149,18 @@ def test_a_reading_process_that_the_kernel_ends_is_a_sentence(
     assert differences(tmp_path / "run", straight) == []
 
 
+def test_a_reading_process_leaves_signals_to_the_one_that_trains(environment):
+    code = (
+        "import os, signal\n"
+        "from drgn.data.readers import leave_signals\n"
+        "numbers = signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2  # the last is that of submitit\n"
+        "for number in numbers: signal.signal(number, lambda number, _: os._exit(number))\n"
+        "leave_signals(0)\n"
+        "for number in numbers: os.kill(os.getpid(), number)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
 def test_what_a_reading_process_finds_wrong_is_a_sentence(launch, tiny, own_toy, tmp_path):
     options = [*tiny, f"dataset.particles={own_toy}", f"dataset.cache={tmp_path / 'prepared'}"]
     options += ["latent=none", "warmstart=none", "dataset.preflight=false", f"output={tmp_path / 'run'}"]

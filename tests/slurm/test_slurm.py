@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,32 +49,57 @@ def until(happened, seconds):
         time.sleep(0.2)
 
 
-@pytest.mark.full
-def test_a_sweep_of_jobs_and_one_that_is_queued_again(cluster, tiny, tmp_path, environment):
-    output = tmp_path / "sweep"
-    options = ["epochs=150", "latent.zdim=1,2", f"output={output}"]
-    command = [sys.executable, "-m", "drgn.train", "-m", "hydra/launcher=slurm", *tiny, *options]
+@contextmanager
+def launched(tiny, output, options, known):
+    """Let submitit queue the jobs of a sweep; they go on when what is inside is done."""
+    command = [sys.executable, "-m", "drgn.train", "-m", "hydra/launcher=slurm", *tiny, "epochs=150"]
     launcher = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env={**environment, **cluster},
+        [*command, *options, f"output={output}"],
+        cwd=output.parent,
+        env=known,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        until((output / "0/checkpoints/last.ckpt").exists, 600)
-        job = told(["squeue", "-h", "-r", "-t", "running", "-o", "%i"], cluster).split()
-        first = next(name for name in job if name.endswith("_0"))
-        assert told(["scontrol", "requeue", first], cluster) == ""
-        assert not (output / "0/latents.npz").exists()
-        for name in ("0", "1"):
-            until((output / name / "latents.npz").exists, 900)
+        yield
     finally:
         launcher.kill()
         launcher.wait()
-    log = "".join(path.read_text() for path in output.glob("slurm/*_0/*_log.out"))
-    assert log.count("; writing to ") == 2, "it began twice"
-    assert log.count("epoch 1/150 ") == 1, "but trained the first epoch once"
+
+
+def first_job(cluster):
+    """Of several jobs, which are an array, or the only one."""
+    jobs = told(["squeue", "-h", "-r", "-t", "running", "-o", "%i"], cluster).split()
+    return next(name for name in jobs if name.endswith("_0") or len(jobs) == 1)
+
+
+@pytest.mark.full
+def test_a_sweep_of_jobs_and_one_that_is_queued_again(cluster, tiny, tmp_path, environment):
+    output = tmp_path / "sweep"
+    with launched(tiny, output, ["latent.zdim=1,2"], {**environment, **cluster}):
+        until((output / "0/checkpoints/last.ckpt").exists, 600)
+        assert told(["scontrol", "requeue", first_job(cluster)], cluster) == ""
+        assert not (output / "0/latents.npz").exists()
+        for name in ("0", "1"):
+            until((output / name / "latents.npz").exists, 900)
+    began_twice_and_trained_once("".join(p.read_text() for p in output.glob("slurm/*_0/*_log.out")))
+    assert same_as_at_once(output / "0", tiny, tmp_path, environment)
+
+
+@pytest.mark.full
+def test_a_job_whose_time_is_over_is_queued_again_by_submitit(cluster, tiny, tmp_path, environment):
+    output = tmp_path / "sweep"
+    # of ten minutes submitit takes any moment for the end
+    options = ["latent.zdim=1", "hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=30"]
+    with launched(tiny, output, options, {**environment, **cluster}):
+        until((output / "0/checkpoints/previous.ckpt").exists, 600)
+        assert told(["scancel", "--signal=USR2", first_job(cluster)], cluster) == ""
+        assert not (output / "0/latents.npz").exists()
+        until((output / "0/latents.npz").exists, 900)
+    said = "".join(path.read_text() for path in output.glob("slurm/*/*_log.out"))
+    assert "Caught signal SIGUSR2" in said
+    assert "this job is timed-out" in said
+    began_twice_and_trained_once(said)
     assert same_as_at_once(output / "0", tiny, tmp_path, environment)
 
 
@@ -93,10 +119,14 @@ def test_a_script_whose_time_is_over_is_queued_again(cluster, tiny, tmp_path, en
     until((run / "latents.npz").exists, 900)
     said = log.read_text()
     assert "SIGUSR1: stopping at the next step, with a checkpoint" in said
-    assert said.count("; writing to ") == 2, "it began twice"
-    assert said.count("epoch 1/150 ") == 1, "but trained the first epoch once"
+    began_twice_and_trained_once(said)
     assert list(run.glob("hpc*")) == []
     assert same_as_at_once(run, tiny, tmp_path, environment)
+
+
+def began_twice_and_trained_once(said):
+    assert said.count("; writing to ") == 2, "it began twice"
+    assert said.count("epoch 1/150 ") == 1, "but trained the first epoch once"
 
 
 def same_as_at_once(run, tiny, tmp_path, environment):

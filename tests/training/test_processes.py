@@ -76,11 +76,12 @@ def equal(one, other):
 @pytest.mark.parametrize(
     "options", [[], ["warmstart=none", "half_sets=random", "pixels=rising"]], ids=["start", "halves"]
 )
-def test_two_processes_train_as_one(trained_by, options):
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.full)])
+def test_several_processes_train_as_one(trained_by, options, n):
     # seeds 1 and 2 differ by 1e-7 to 1e-6 throughout; with seed=0 a difference of 1e-7 becomes one of 1e-6 in
     # the 30th step, and 3e-5 in the 42nd: most likely a kink, of a ReLU or of Adam, on whose sides they fall
     options = [*options, "seed=1"]
-    equal(trained_by(1, *options), trained_by(2, *options))
+    equal(trained_by(1, *options), trained_by(n, *options))
 
 
 def test_a_process_reads_its_own_stretch_alone(trained_by):

@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from drgn.models.basis import Packed
 from drgn.models.classes import Classes
 from drgn.models.modes import Subspace
 from drgn.run import Run
@@ -46,6 +48,20 @@ def test_a_disk_that_is_full_leaves_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(mmap, "mmap", None)  # a page of it would end the process
     assert not scratch.zeros(1 << 20, 16, tmp_path).any()
     assert not scratch.zeros(1 << 20, 16, tmp_path / "none").any()
+
+
+def test_what_is_found_of_each_image_is_not_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch, "_IN_MEMORY_B", 0)
+    n, seen, zeros = 1 << 16, [], partial(scratch.zeros, folder=tmp_path)
+
+    def found(some):
+        seen.append(private_B())
+        return warmstart._mean_and_precision(some)
+
+    mean, precision = Packed(zeros(n, 45), zeros(n, 9), zeros).each(found)
+    assert seen[-1] - seen[1] < 64 * n, "bytes that they have"
+    assert not mean.any()
+    assert (precision == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ from drgn.errors import InputError
 
 
 def leave_signals(number: int) -> None:
-    """Begin process `number` so that Ctrl-C, SIGTERM and SIGUSR1 are left to the process that trains.
+    """Begin process `number` so that Ctrl-C, SIGTERM, SIGUSR1 and 2 are left to the process that trains.
 
     A terminal and a scheduler send them to all processes alike, but the training goes on for a step and a
     checkpoint, and needs batches until then. It ends the reading processes when it is done, with SIGTERM too.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGUSR1"):  # not on Windows
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):  # Windows has the first alone
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     sys.excepthook = _print_error
     if hasattr(signal, "sigwaitinfo"):  # not on a Mac
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -32,6 +32,7 @@ from drgn.formats.table import COLUMNS, CTF_COLUMNS, Correction, Source
 __all__ = ["COLUMNS", "Particles", "Source", "read_images"]
 
 _COPIED = 512  # images held in memory while they are copied
+_HASHED = 1 << 16  # keys that are Python's strings while they are hashed
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +163,11 @@ class Particles:
     @property
     def fingerprint(self) -> str:
         """Hash of which particles these are, whatever their order."""
-        return f"{int(pd.util.hash_pandas_object(self.table['key'], index=False).to_numpy().sum()):016x}"
+        keys, total = self.table["key"], 0
+        for start in range(0, len(keys), _HASHED):
+            part = keys.iloc[start : start + _HASHED]
+            total += int(pd.util.hash_pandas_object(part, index=False).to_numpy().sum())
+        return f"{total % (1 << 64):016x}"
 
     def rows_of(self, selection: StrPath | Rows) -> NDArray[np.int64]:
         """Return which rows of this table a selection means.

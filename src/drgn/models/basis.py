@@ -62,9 +62,14 @@ class Packed:
         return Statistics(unpacked(self.lower[rows]), self.overlap[rows])
 
     def each(self, function: Callable[[Statistics], Sequence[Tensor]]) -> list[Tensor]:
-        """What a function finds for the images, (N, ...) each, a piece of them at a time."""
-        parts = [function(self.some(piece)) for piece in pieces(len(self))]
-        return [torch.cat(same) for same in zip(*parts, strict=True)]
+        """What a function finds for the images, (N, W) each, a piece of them at a time."""
+        found: list[Tensor] = []
+        for piece in pieces(len(self)):
+            parts = function(self.some(piece))
+            found = found or [self.zeros(len(self), part.shape[1]) for part in parts]
+            for whole, part in zip(found, parts, strict=True):
+                whole[piece] = part
+        return found
 
 
 class Basis(nn.Module):

@@ -115,8 +115,8 @@ class Expectation:
         Each image shows the present volumes in its amounts (N, A).
         """
         grid = self.grid(radius)
-        matrix = torch.zeros(len(self.rows), 5, 5, dtype=torch.float64)
-        right = torch.zeros(len(self.rows), 5, dtype=torch.float64)
+        matrix = self.zeros(len(self.rows), 50).view(torch.float64).unflatten(1, (5, 5))
+        right = self.zeros(len(self.rows), 10).view(torch.float64)
         angular = (2 * math.pi * self.frequencies).numpy()
 
         def work(item: tuple[slice, Callable[[], Matched]]) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from drgn.data.dataset import ParticleDataset
 from drgn.errors import InputError, say
 from drgn.formats.particles import Particles
-from drgn.models.basis import Basis
+from drgn.models.basis import Basis, pieces
 from drgn.models.modes import LinearModes
 from drgn.models.poses import RefinedPose
 from drgn.physics import masks, rotations
@@ -134,16 +134,24 @@ class Refinement:
             self._step(torch.from_numpy(rows), matrix, right)
 
     def _step(self, rows: Tensor, matrix: Tensor, right: Tensor) -> None:
-        rotation, shift, widest = self.dataset.rotation, self.dataset.shift_px, self._widest[rows]
-        wrong = torch.cat(self._wrong(rows), dim=1)
-        matrix, right = (2 * self._independent * part for part in (matrix, right))
-        self.width = spread(matrix, right + (matrix @ wrong[:, :, None])[:, :, 0], widest)
-        precision = 1 / (widest * widest.new_tensor([*[self.width[0]] * 3, *[self.width[1]] * 2]).square())
-        found = torch.linalg.solve(matrix + torch.diag_embed(precision), right - precision * wrong)
-        length = (found.square() / widest / widest.new_tensor([3, 3, 3, 2, 2])).sum(1, keepdim=True).sqrt()
-        found = found * (_LONGEST / length.clamp_min(_LONGEST))
-        rotation[rows] = rotations.from_rotvec(found[:, :3]) @ rotation[rows]
-        shift[rows] += found[:, 3:].float()
+        rotation, shift = self.dataset.rotation, self.dataset.shift_px
+        for part in (matrix, right):
+            part *= 2 * self._independent
+        some = torch.linspace(0, len(rows) - 1, min(len(rows), _SPREAD_OVER)).long()
+        wrong = torch.cat(self._wrong(rows[some]), dim=1)
+        known = right[some] + (matrix[some] @ wrong[:, :, None])[:, :, 0]
+        self.width = spread(matrix[some], known, self._widest[rows[some]])
+        for piece in pieces(len(rows)):
+            mine = rows[piece]
+            wrong, widest = torch.cat(self._wrong(mine), dim=1), self._widest[mine]
+            width = widest.new_tensor([*[self.width[0]] * 3, *[self.width[1]] * 2])
+            precision = 1 / (widest * width.square())
+            left = matrix[piece] + torch.diag_embed(precision)
+            found = torch.linalg.solve(left, right[piece] - precision * wrong)
+            size = (found.square() / widest / widest.new_tensor([3, 3, 3, 2, 2])).sum(1, keepdim=True).sqrt()
+            found = found * (_LONGEST / size.clamp_min(_LONGEST))
+            rotation[mine] = rotations.from_rotvec(found[:, :3]) @ rotation[mine]
+            shift[mine] += found[:, 3:].float()
 
     def _wrong(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Turn (N, 3) and move (N, 2) from the table's poses to the present ones."""
@@ -163,7 +171,7 @@ class Refinement:
 
 
 def spread(matrix: Tensor, right: Tensor, widest: Tensor) -> tuple[float, float]:
-    """Widths of the Gaussian that the poses' errors are drawn from, most likely given all images.
+    """Widths of the Gaussian that the poses' errors are drawn from, most likely given some images.
 
     An image's log-likelihood of its error x, turn and move, is right.x - x.matrix x / 2; the error is
     integrated out. Where images do not ask for more than their noise does, the widths go to 0.
@@ -180,10 +188,9 @@ def spread(matrix: Tensor, right: Tensor, widest: Tensor) -> tuple[float, float]
     tuple of float
         Of turns and of moves, standard deviation over the greatest, between _NARROWEST and 1.
     """
-    some = torch.linspace(0, len(matrix) - 1, min(len(matrix), _SPREAD_OVER)).long()
-    root = widest[some].sqrt()
-    matrix = matrix[some] * root[:, :, None] * root[:, None]
-    right = right[some] * root
+    root = widest.sqrt()
+    matrix = matrix * root[:, :, None] * root[:, None]
+    right = right * root
     one = torch.eye(5, dtype=matrix.dtype)
 
     def misfit(logarithm: NDArray[np.float64]) -> float:

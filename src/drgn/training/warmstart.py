@@ -165,7 +165,8 @@ def _fit(
             moments = _functions(mean, logvar, bases[0].n_modes, generator, expectations[0].zeros)
             n = 0
             for expectation in expectations:
-                expectation.refit(*(_taken(part, n + expectation.particle) for part in moments))
+                at = n + expectation.particle
+                expectation.refit(*(_taken(part, at, expectation.zeros) for part in moments))
                 n += int(expectation.particle.max()) + 1
             del moments
             statistics = _of_particles(expectations)
@@ -192,7 +193,8 @@ def _of_particles(expectations: Sequence[Expectation]) -> Packed:
     for expectation in expectations:
         first = torch.from_numpy(_first_rows(expectation))
         known = expectation.packed()
-        parts.append(Packed(_taken(known.lower, first), _taken(known.overlap, first), known.zeros))
+        arrays = (_taken(values, first, known.zeros) for values in (known.lower, known.overlap))
+        parts.append(Packed(*arrays, known.zeros))
     if len(parts) == 1:
         return parts[0]
     n, new = sum(len(part) for part in parts), parts[0].zeros
@@ -202,12 +204,12 @@ def _of_particles(expectations: Sequence[Expectation]) -> Packed:
     return both
 
 
-def _taken(values: Tensor, rows: Tensor) -> Tensor:
+def _taken(values: Tensor, rows: Tensor, zeros: Callable[[int, int], Tensor]) -> Tensor:
     """Rows of an array; where these follow one another, a part of the array itself and no copy."""
     start, n = int(rows[0]), len(rows)
     if torch.equal(rows, torch.arange(start, start + n)):
         return values[start : start + n]
-    return values[rows]
+    return torch.index_select(values, 0, rows, out=zeros(n, values.shape[1]))
 
 
 def _first_rows(expectation: Expectation) -> NDArray[np.int64]:
@@ -232,14 +234,15 @@ def _functions(
     centres = _centres(mean[some], n + 1)
     apart = torch.cdist(centres, centres).fill_diagonal_(math.inf).amin(1).clamp_min(1e-6)
     first, second = zeros(len(mean), n + 1), zeros(len(mean), (n + 1) * (n + 2) // 2)
+    drawn = zeros(*mean.shape)
     for _ in range(_DRAWS):
-        z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
-        for piece in pieces(len(z)):
-            share = torch.softmax(-(torch.cdist(z[piece], centres) / apart).square(), dim=1)
+        drawn.normal_(generator=generator)
+        for piece in pieces(len(mean)):
+            z = mean[piece] + (0.5 * logvar[piece]).exp() * drawn[piece]
+            share = torch.softmax(-(torch.cdist(z, centres) / apart).square(), dim=1)
             first[piece] += share / _DRAWS
             second[piece] += packed(share[:, :, None] * share[:, None, :] / _DRAWS)
-    common = first.mean(0, dtype=torch.float64)
-    square = unpacked(second.mean(0, keepdim=True, dtype=torch.float64))[0]
+    common, square = _mean(first, zeros), unpacked(_mean(second, zeros)[None])[0]
     values, vectors = torch.linalg.eigh(square - common[:, None] * common)
     white = vectors[:, 1:] / values[1:].clamp_min(1e-9).sqrt()  # their sum does not vary
     # 1 is the sum of the functions
@@ -248,6 +251,11 @@ def _functions(
         first[piece] = first[piece] @ turn
         second[piece] = packed(turn.T @ unpacked(second[piece]) @ turn)
     return first, second
+
+
+def _mean(values: Tensor, zeros: Callable[[int, int], Tensor]) -> Tensor:
+    """Mean (W,) over the rows of (N, W) in double precision, of which torch would make a copy in memory."""
+    return zeros(len(values), 2 * values.shape[1]).view(torch.float64).copy_(values).mean(0)
 
 
 def _centres(points: Tensor, n: int) -> Tensor:
@@ -279,8 +287,10 @@ def _leading(subspace: Subspace, statistics: Packed, penalty: Penalty | None) ->
     spread = found.std(0)
     explained = spread * subspace.density[1:].flatten(1).norm(dim=1)
     leading = explained.argsort(descending=True)[: subspace.zdim]
-    start = torch.zeros(len(found), subspace.zdim)
-    start[:, : len(leading)] = (found[:, leading] - found.mean(0)[leading]) / spread[leading].clamp_min(1e-6)
+    start, centre = statistics.zeros(len(found), subspace.zdim), found.mean(0)[leading]
+    for piece in pieces(len(found)):
+        some = found[piece][:, leading]
+        start[piece, : len(leading)] = (some - centre) / spread[leading].clamp_min(1e-6)
     return start
 
 
