@@ -2,12 +2,14 @@
 
 Per image the moments of its weights follow from its statistics; per voxel of the transform the A volumes are
 a solve of A x A. Low resolution first. Where a density is no stronger than the noise that the solve leaves in
-it, it is taken back (`masks.local_wiener`): what varies is small beside the box, and noise would hide it
-there. A pass costs about a millisecond per image and volumes of 10.
+it, it is taken back (`masks.local_wiener`), in modes each band of frequencies for itself: what varies is
+small beside the box, and noise would hide it there. A pass costs about a millisecond per image and volumes of
+10.
 """
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ _MASK = (0.75, 0.95)  # soft sphere that volumes are kept in, in half boxes
 _VOXELS = 1 << 16  # solved at a time
 _LOCAL_PX = 1.5  # standard deviation of a neighbourhood, in pixels at the radius
 _LOCAL_FROM = 16  # radius in Fourier pixels from which noise is told from density
+_BANDS = (6, 10, 16, 24)  # Fourier pixels between the bands that each have a weight in a place
 _START = 0.1  # power of the first noise in that of the mean
 
 
@@ -180,17 +183,32 @@ class Expectation:
         )
         side = self.basis.side
         taper = masks.window(side, *_MASK, ndim=3) / gridding.interpolation(side)
+        local = noise is not None and radius >= min(_LOCAL_FROM, self.basis.radius_px)
+        modes = self.basis.expected_power() < 1
+
+        def weighed(density: Tensor, a: int, low: int, high: int) -> Tensor:
+            assert noise is not None
+            power = float(noise[low:high, a].sum()) / side**6 * taper.square()
+            return masks.local_wiener(density, power, _LOCAL_PX * side / (2 * high))
+
         for a in range(self.volumes):
             density = gridding.density_at(solved[:, a], inside, radius, side, side) * taper
-            if noise is not None and radius >= min(_LOCAL_FROM, self.basis.radius_px):
-                left_power = float(noise[a]) / side**6 * taper.square()
-                density = masks.local_wiener(density, left_power, _LOCAL_PX * side / (2 * (radius + 1)))
+            if local:
+                kept = weighed(density, a, 0, radius + 1)
+                if modes[a]:  # of which only the low frequencies may be known in a place
+                    share, kept = torch.where(density == 0, 0, kept / density), torch.zeros_like(density)
+                    for low, high in pairwise([0, *(edge for edge in _BANDS if edge < radius), radius + 1]):
+                        values = solved[:, a] * ((shell >= low) & (shell < high))
+                        part = gridding.density_at(values, inside, radius, side, side) * taper
+                        kept += share * weighed(part, a, low, high)
+                density = kept
             self.basis.density[a] = density
 
     def _solve(self, right: Tensor, left: Tensor, shell: Tensor) -> tuple[Tensor, Tensor | None]:
         """Volumes (M, A) complex at M voxels, under a prior of each shell's power.
 
-        Also the power of the noise in each volume, summed over the whole transform, (A,); None at the start.
+        Also the power of the noise in each volume, summed over each shell of the transform, (S, A); None at
+        the start.
         """
         diagonal = [int(a * (a + 3) / 2) for a in range(self.volumes)]
         share = self.basis.mean_share()
@@ -207,12 +225,12 @@ class Expectation:
             noise[shell >= _PASSES[0][0]] = 0
             return self.basis.start(plain, noise), None
         prior = 1 / self.basis.expected_power()
-        solved, noise_power = [], torch.zeros(self.volumes)
+        solved, noise_power = [], torch.zeros(int(shell.max()) + 1, self.volumes)
         for part in torch.arange(len(right)).split(_VOXELS):
             system = torch.empty(len(part), self.volumes, self.volumes)
             system[:, self.lower[0], self.lower[1]] = system[:, self.lower[1], self.lower[0]] = left[part]
             inverse = torch.linalg.inv(system + torch.diag_embed(prior / power[shell[part], None]))
             solved.append(inverse @ torch.view_as_real(right[part]))
             # of half of the transform; its other half is the same
-            noise_power += 2 * (inverse @ system * inverse).sum((0, 2))
+            noise_power.index_add_(0, shell[part], 2 * (inverse @ system * inverse).sum(2))
         return torch.view_as_complex(torch.cat(solved).contiguous()), noise_power
