@@ -12,13 +12,19 @@ SECONDS = 60_000  # ms
 
 
 @pytest.fixture(scope="module")
-def serve(environment):
-    """Return a function that starts drgn explore on a folder as a person does, and returns its address."""
-    servers = []
-    yield lambda folder: started(folder, environment, servers)
-    for server in servers:
+def servers():
+    """Processes of drgn explore, the newest last, which are ended with the module."""
+    running = []
+    yield running
+    for server in running:
         server.terminate()
         server.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def serve(environment, servers):
+    """Return a function that starts drgn explore on a folder as a person does, and returns its address."""
+    return lambda folder: started(folder, environment, servers)
 
 
 def started(folder: Path, environment: dict[str, str], servers: list[subprocess.Popen[str]]) -> str:

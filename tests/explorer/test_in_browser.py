@@ -198,3 +198,20 @@ def test_mistakes_are_told_in_words(open_page, address):
     page.fill("#row", "3")
     page.click("#go")
     page.wait_for_function("document.querySelector('#message span').textContent.includes('token')")
+
+
+def test_a_saved_selection_outlives_the_server(open_page, serve, servers, run_folder):
+    page = open_page(serve(run_folder))
+    page.evaluate("explorer.selection.set(Uint32Array.of(3, 5, 8))")
+    page.fill("#selection-name", "outlives")
+    page.click("#selection-save")
+    page.wait_for_function("document.querySelector('#saved').innerText.includes('outlives (3)')")
+    servers[-1].kill()
+    servers[-1].wait()
+    page.click("#selection-save")
+    page.wait_for_function("document.querySelector('#message span').textContent.includes('does not answer')")
+    page.close()
+    other = open_page(serve(run_folder))
+    other.click("#saved li button >> text=outlives")
+    other.wait_for_function("explorer.selection.rows.length == 3")
+    assert other.evaluate("Array.from(explorer.selection.rows)") == [3, 5, 8]
