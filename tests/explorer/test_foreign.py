@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import mrcfile
 import numpy as np
@@ -122,7 +124,7 @@ def test_its_weights_are_named_where_they_are_not_read(client):
     assert "run of cryoDRGN" in answer.json()["error"]
 
 
-def test_it_is_explored_in_the_browser(of_cryosparc, serve, open_page, explored, tmp_path):
+def test_one_on_particles_of_cryosparc_gives_a_group_back(of_cryosparc, serve, open_page, tmp_path):
     generator = torch.Generator().manual_seed(0)
     shapes = {"0": (12, 18), "2.linear": (12, 12), "4.linear": (12, 12), "6": (2, 12)}
     weights = {"decoder.rand_freqs": 0.2 * torch.randn(8, 3, generator=generator)}
@@ -133,7 +135,16 @@ def test_it_is_explored_in_the_browser(of_cryosparc, serve, open_page, explored,
     torch.save({"epoch": 4, "model_state_dict": weights}, of_cryosparc / "weights.4.pkl")
     session = Session(Run.open(of_cryosparc), [])
     page = open_page(serve(of_cryosparc))
-    rows = explored(page, session)
+    assert "cryoDRGN 4.3.1" in page.inner_text("#run-facts")
+    page.select_option("#threshold-column", "z1")
+    page.fill("#threshold-high", "0")
+    page.click("#threshold-apply")
+    page.wait_for_function("explorer.selection.rows.length > 0")
+    rows = np.array(page.evaluate("Array.from(explorer.selection.rows)"))
+    np.testing.assert_array_equal(rows, np.flatnonzero(session.required().z[:, 0] <= 0))
+    page.fill("#row", "3")
+    page.click("#go")
+    page.wait_for_function("explorer.volumes.layers.length == 1")
 
     # with all fields, as a group of cryoSPARC
     page.select_option("#export-form", "cs")
@@ -151,6 +162,19 @@ def test_it_is_explored_in_the_browser(of_cryosparc, serve, open_page, explored,
     assert kept.dtype == given.dtype
     np.testing.assert_array_equal(np.sort(session.selections.read(tmp_path / "low.cs")), rows)
     assert "low.cs" in (tmp_path / "low.csg").read_text()
+
+
+def test_a_run_of_cryodrgn_is_explored_in_the_browser(toy, serve, open_page, explored, tmp_path):
+    """`cryodrgn_4.3.1` is what cryodrgn train_vae left of three epochs on the images of `toy`."""
+    folder = tmp_path / "vae"
+    shutil.copytree(Path(__file__).with_name("cryodrgn_4.3.1"), folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    particles = Particles.from_file(toy)
+    write_cryodrgn(tmp_path / "given", particles.table, particles.rotation)
+    given = {name: str(tmp_path / "given" / f"{name}.pkl") for name in ("poses", "ctf")}
+    config["dataset_args"] |= {"particles": str(toy), "datadir": str(toy.parent), **given}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    explored(open_page(serve(folder)), Session(Run.open(folder), []))
 
 
 @pytest.mark.full
