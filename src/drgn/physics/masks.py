@@ -96,8 +96,8 @@ def b_factor(volume: Tensor, pixel_size_A: float, b_factor_A2: float) -> Tensor:
     return _filtered(volume, torch.exp(-b_factor_A2 * s**2 / 4))
 
 
-def local_wiener(volume: Tensor, noise_power: Tensor, sd_px: float) -> Tensor:
-    """Weigh each voxel by how far the power of its neighbourhood stands out of the noise.
+def local_weight(volume: Tensor, noise_power: Tensor, sd_px: float) -> Tensor:
+    """Wiener weight of each voxel: how far the power of its neighbourhood stands out of the noise.
 
     Parameters
     ----------
@@ -111,8 +111,8 @@ def local_wiener(volume: Tensor, noise_power: Tensor, sd_px: float) -> Tensor:
     Returns
     -------
     Tensor
-        (D, D, D). The weight is 1 - 2 N / P of the local power P and that of the noise N, 0 below that: twice
+        (D, D, D): 1 - 2 N / P of the local power P and that of the noise N, 0 below that: twice
         the noise, since P of noise alone scatters about N.
     """
     power = torch.from_numpy(ndimage.gaussian_filter(volume.square().numpy(), sd_px, mode="constant"))
-    return volume * (1 - 2 * noise_power / power.clamp_min(1e-30)).clamp_min(0)
+    return (1 - 2 * noise_power / power.clamp_min(1e-30)).clamp_min(0)

@@ -2,7 +2,7 @@
 
 Per image the moments of its weights follow from its statistics; per voxel of the transform the A volumes are
 a solve of A x A. Low resolution first. Where a density is no stronger than the noise that the solve leaves in
-it, it is taken back (`masks.local_wiener`), in modes each band of frequencies for itself: what varies is
+it, it is taken back (`masks.local_weight`), in modes each band of frequencies for itself: what varies is
 small beside the box, and noise would hide it there. A pass costs about a millisecond per image and volumes of
 10.
 """
@@ -183,26 +183,19 @@ class Expectation:
         )
         side = self.basis.side
         taper = masks.window(side, *_MASK, ndim=3) / gridding.interpolation(side)
-        local = noise is not None and radius >= min(_LOCAL_FROM, self.basis.radius_px)
         modes = self.basis.expected_power() < 1
-
-        def weighed(density: Tensor, a: int, low: int, high: int) -> Tensor:
-            assert noise is not None
-            power = float(noise[low:high, a].sum()) / side**6 * taper.square()
-            return masks.local_wiener(density, power, _LOCAL_PX * side / (2 * high))
-
         for a in range(self.volumes):
-            density = gridding.density_at(solved[:, a], inside, radius, side, side) * taper
-            if local:
-                kept = weighed(density, a, 0, radius + 1)
-                if modes[a]:  # of which only the low frequencies may be known in a place
-                    share, kept = torch.where(density == 0, 0, kept / density), torch.zeros_like(density)
-                    for low, high in pairwise([0, *(edge for edge in _BANDS if edge < radius), radius + 1]):
-                        values = solved[:, a] * ((shell >= low) & (shell < high))
-                        part = gridding.density_at(values, inside, radius, side, side) * taper
-                        kept += share * weighed(part, a, low, high)
-                density = kept
-            self.basis.density[a] = density
+
+            def density(low: int, high: int, values: Tensor = solved[:, a]) -> Tensor:
+                some = values * ((shell >= low) & (shell < high))
+                return gridding.density_at(some, inside, radius, side, side) * taper
+
+            if noise is not None and radius >= min(_LOCAL_FROM, self.basis.radius_px):
+                # in a place, the low frequencies may be all that is known of a mode
+                edges = [0, *(edge for edge in _BANDS if modes[a] and edge < radius), radius + 1]
+                self.basis.density[a] = _freed(density, noise[:, a] / side**6, taper.square(), edges)
+            else:
+                self.basis.density[a] = density(0, radius + 1)
 
     def _solve(self, right: Tensor, left: Tensor, shell: Tensor) -> tuple[Tensor, Tensor | None]:
         """Volumes (M, A) complex at M voxels, under a prior of each shell's power.
@@ -234,3 +227,27 @@ class Expectation:
             # of half of the transform; its other half is the same
             noise_power.index_add_(0, shell[part], 2 * (inverse @ system * inverse).sum(2))
         return torch.view_as_complex(torch.cat(solved).contiguous()), noise_power
+
+
+def _freed(
+    density: Callable[[int, int], Tensor], noise: Tensor, share_of_noise: Tensor, edges: list[int]
+) -> Tensor:
+    """A density (S, S, S) less what is no stronger than its noise in a place, in all and in each band.
+
+    `density` gives that of the shells from one to before another. The power of its noise is the sum of
+    `noise` (shells,) over these, times `share_of_noise` (S, S, S).
+    """
+
+    def weight(part: Tensor, low: int, high: int) -> Tensor:
+        power = float(noise[low:high].sum()) * share_of_noise
+        return masks.local_weight(part, power, _LOCAL_PX * len(part) / (2 * high))
+
+    whole = density(0, edges[-1])
+    share = weight(whole, 0, edges[-1])
+    if len(edges) == 2:
+        return whole * share
+    kept = torch.zeros_like(whole)
+    for low, high in pairwise(edges):
+        part = density(low, high)
+        kept += part * weight(part, low, high)
+    return kept * share
