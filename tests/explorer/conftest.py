@@ -68,46 +68,56 @@ def open_page(browser):
     assert wrong == []
 
 
-def share_coloured(picture: bytes, name: str, tmp_path: Path, red: bool = False) -> float:
-    """Share of the pixels of a PNG that are far from white and grey, or red."""
-    from matplotlib.image import imread
-
-    (tmp_path / name).write_bytes(picture)
-    rgb = imread(tmp_path / name)[..., :3]
-    if red:
-        return float(((rgb[..., 0] > 0.6) & (rgb[..., 1:].max(-1) < 0.45)).mean())
-    return float((rgb.max(-1) - rgb.min(-1) > 0.25).mean())
-
-
-def drag_along(page, corners):
-    """Press at the first of some pixels, go along the others and back to it, and let go."""
-    page.mouse.move(*corners[0])
-    page.mouse.down()
-    for corner in [*corners[1:], corners[0]]:
-        page.mouse.move(*corner, steps=6)
-    page.mouse.up()
-
-
-def pixels_of(page, rows):
-    """Pixels (M, 2) of particles on the page."""
-    box = page.locator("#points").bounding_box()
-    at = page.evaluate("rows => rows.map(r => explorer.scatter.position(r))", list(map(int, rows)))
-    return np.array(at) + np.array([box["x"], box["y"]])
-
-
 @pytest.fixture
 def coloured():
-    """Return the function that tells how much of a picture is coloured."""
-    return share_coloured
+    """Return a function: the share of the pixels of a PNG that are far from white and grey, or red."""
 
+    def share(picture: bytes, name: str, tmp_path: Path, red: bool = False) -> float:
+        from matplotlib.image import imread
 
-@pytest.fixture
-def drag():
-    """Return the function that drags the mouse."""
-    return drag_along
+        (tmp_path / name).write_bytes(picture)
+        rgb = imread(tmp_path / name)[..., :3]
+        if red:
+            return float(((rgb[..., 0] > 0.6) & (rgb[..., 1:].max(-1) < 0.45)).mean())
+        return float((rgb.max(-1) - rgb.min(-1) > 0.25).mean())
+
+    return share
 
 
 @pytest.fixture
 def on_page():
-    """Return the function that tells where particles are on the page."""
-    return pixels_of
+    """Return a function: the pixels (M, 2) of particles on the page."""
+
+    def pixels(page, rows):
+        box = page.locator("#points").bounding_box()
+        at = page.evaluate("rows => rows.map(r => explorer.scatter.position(r))", list(map(int, rows)))
+        return np.array(at) + np.array([box["x"], box["y"]])
+
+    return pixels
+
+
+@pytest.fixture
+def lasso():
+    """Return a function that draws a lasso about the n particles nearest to a pixel, a square.
+
+    Of particles at `places` (M, 2) on the page those inside are selected, and no others. It returns their
+    rows, how far each particle is from the pixel, and half the side of the square.
+    """
+
+    def draw(page, places, middle, n):
+        reach = np.abs(places - middle).max(1)
+        half = float(np.sort(reach)[n])
+        page.click("[data-mode=lasso]")
+        corners = [middle + half * np.array(c) for c in ([-1, -1], [1, -1], [1, 1], [-1, 1])]
+        page.mouse.move(*corners[0])
+        page.mouse.down()
+        for corner in [*corners[1:], corners[0]]:
+            page.mouse.move(*corner, steps=6)
+        page.mouse.up()
+        page.wait_for_function("explorer.selection.rows.length > 0")
+        rows = np.array(page.evaluate("Array.from(explorer.selection.rows)"))
+        assert np.isin(rows, np.flatnonzero(reach < half + 4)).all()
+        assert np.isin(np.flatnonzero(reach < half - 4), rows).all()
+        return rows, reach, half
+
+    return draw

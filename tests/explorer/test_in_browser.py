@@ -26,7 +26,7 @@ def address(run_folder, serve):
     return serve(run_folder)
 
 
-def test_from_a_lasso_to_a_star(open_page, address, run_folder, tmp_path, coloured, drag, on_page):
+def test_from_a_lasso_to_a_star(open_page, address, run_folder, tmp_path, coloured, lasso, on_page):
     page = open_page(address)
     assert "20,000 particles" in page.inner_text("#run-facts")
     assert "token" not in page.url  # out of the address bar
@@ -39,16 +39,9 @@ def test_from_a_lasso_to_a_star(open_page, address, run_folder, tmp_path, colour
     # lasso about 1,000 particles: a square that holds so many, above the crowd
     places = on_page(page, range(0, 20000))
     middle = np.quantile(places, [0.5, 0.12], axis=0).diagonal()
-    reach = np.abs(places - middle).max(1)
-    half = float(np.sort(reach)[1000])
-    page.click("[data-mode=lasso]")
-    drag(page, [middle + half * np.array(c) for c in ([-1, -1], [1, -1], [1, 1], [-1, 1])])
-    page.wait_for_function("explorer.selection.rows.length > 0")
-    rows = np.array(page.evaluate("Array.from(explorer.selection.rows)"))
+    rows, reach, half = lasso(page, places, middle, 1000)
     assert 900 < len(rows) < 1100
     assert half > 20
-    assert np.isin(rows, np.flatnonzero(reach < half + 4)).all()  # those inside, and no others
-    assert np.isin(np.flatnonzero(reach < half - 4), rows).all()
     assert f"{len(rows):,} of 20,000" in page.inner_text("#count")
 
     page.mouse.move(5, 5)

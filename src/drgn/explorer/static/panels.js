@@ -66,26 +66,32 @@ export class Panels {
   }
 
   async decode(row, { beside = false, half, minus, label = `particle ${row}` }) {
-    const begun = performance.now();
-    let doing = "decoding";
-    const ticking = setInterval(() => say(`${doing}, ${Math.round((performance.now() - begun) / 1000)} s`), 500);
-    const volumeAt = async (more) => {
-      const answer = await ask("volume", { json: { row, half, minus, ...more } });
-      return { level: Number(answer.headers.get("X-Level")), data: await answer.arrayBuffer() };
-    };
     const shown = { label, beside, difference: minus !== undefined, what: { row } };
+    const begun = performance.now();
+    const doing = () => (this.volumes.layers.some((layer) => layer.what === shown.what) ? "refining" : "decoding");
+    const ticking = setInterval(() => say(`${doing()}, ${Math.round((performance.now() - begun) / 1000)} s`), 500);
     try {
-      const coarse = this.state.run.coarse_first;
-      const { data, level } = await volumeAt({ coarse });
-      const layer = await this.volumes.show(data, { ...shown, level });
-      if (!coarse) return;
-      doing = "refining";
-      layer.refining = volumeAt().then((whole) => this.volumes.refine(layer, whole.data, whole.level));
-      await layer.refining;
+      await this.showDecoded({ row, half, minus }, shown);
     } finally {
       clearInterval(ticking);
       say("");
     }
+  }
+
+  // A volume that is decoded; in a large box first a coarse one, then the whole one where it is still wanted.
+  async showDecoded(request, shown, wanted = () => true) {
+    const coarse = this.state.run.coarse_first;
+    const volumeAt = async (coarse) => {
+      const answer = await ask("volume", { json: { ...request, coarse } });
+      return { level: Number(answer.headers.get("X-Level")), data: await answer.arrayBuffer() };
+    };
+    const { data, level } = await volumeAt(coarse);
+    const layer = await this.volumes.show(data, { ...shown, level: shown.level ?? level });
+    if (coarse && wanted()) {
+      layer.refining = volumeAt(false).then((whole) => this.volumes.refine(layer, whole.data, shown.level ?? whole.level));
+      await layer.refining;
+    }
+    return layer;
   }
 
   async difference() {

@@ -87,23 +87,21 @@ export class Path {
       const at = this.wanted;
       this.wanted = null;
       const file = this.volumes[at];
-      const coarse = !file && this.panels.state.run.coarse_first;
-      const fetched = (coarse) => ask(file ? fileUrl(file) : "volume", file ? {} : { json: { z: between(this.z, at), coarse } });
-      const answer = await fetched(coarse);
-      this.level ??= Number(answer.headers.get("X-Level"));
-      const shown = volumes.layers.find((layer) => layer.what?.path);
-      const layer = await volumes.show(await answer.arrayBuffer(), { label: `path, ${+(at + 1).toFixed(2)}`,
-        level: shown?.level ?? this.level, what: { path: true } });
-      if (!coarse || this.playing || this.wanted != null) continue;
-      layer.refining = fetched(false).then(async (whole) => volumes.refine(layer, await whole.arrayBuffer(), layer.start));
-      await layer.refining;
+      const level = volumes.layers.find((layer) => layer.what?.path)?.level ?? this.level;
+      const shown = { label: `path, ${+(at + 1).toFixed(2)}`, level, what: { path: true } };
+      const layer = await (file ? volumes.show(await (await ask(fileUrl(file))).arrayBuffer(), shown)
+        : this.panels.showDecoded({ z: between(this.z, at) }, shown, () => !this.playing && this.wanted == null));
+      this.level ??= layer.start;
     }
   }
 
   async play() {
     this.playing = true;
-    for (let i = 0; i < this.z.length - 1; i++) await this.go(i);
-    this.playing = false;
+    try {
+      for (let i = 0; i < this.z.length - 1; i++) await this.go(i);
+    } finally {
+      this.playing = false;
+    }
     await this.go(this.z.length - 1);
   }
 }
