@@ -244,7 +244,8 @@ def _functions(
             second[piece] += packed(share[:, :, None] * share[:, None, :] / _DRAWS)
     common, square = _mean(first, zeros), unpacked(_mean(second, zeros)[None])[0]
     values, vectors = torch.linalg.eigh(square - common[:, None] * common)
-    white = vectors[:, 1:] / values[1:].clamp_min(1e-9).sqrt()  # their sum does not vary
+    # their sum, which comes first of the ascending, does not vary; then that which varies most is the first
+    white = (vectors[:, 1:] / values[1:].clamp_min(1e-9).sqrt()).flip(1)
     # 1 is the sum of the functions
     turn = torch.cat([torch.ones(n + 1, 1, dtype=torch.float64), white - common @ white], dim=1).float()
     for piece in pieces(len(mean)):
