@@ -65,7 +65,8 @@ def trained_by(tiny, tmp_path, environment):
 def equal(one, other):
     (run, (losses,), (rows,)), (other_run, shares, other_rows) = one, other
     assert len(losses) >= 50
-    np.testing.assert_allclose(np.mean(shares, axis=0)[:50], losses[:50], atol=1e-5, rtol=0)
+    # a learning rate 1 % off makes 8e-5
+    np.testing.assert_allclose(np.mean(shares, axis=0)[:50], losses[:50], atol=1e-6, rtol=0)
     for step, *shared in zip(rows, *other_rows, strict=True):
         assert sorted(step) == sorted(chain(*shared))
     z, other_z = (Run.open(path).latents().z for path in (run, other_run))
@@ -73,14 +74,15 @@ def equal(one, other):
     assert sorted(p.name for p in other_run.iterdir()) == sorted(p.name for p in run.iterdir())
 
 
+# Where a pixel falls on the other side of a ReLU's kink with the other order of summation, 1e-7 grows
+# to 1e-4 within 40 steps: at ten times this rate with two seeds of four, at this one with none of six.
 @pytest.mark.parametrize(
-    "options", [[], ["warmstart=none", "half_sets=random", "pixels=rising"]], ids=["start", "halves"]
+    "options",
+    [["optimizer.lr=0.0002"], ["warmstart=none", "half_sets=random", "pixels=rising", "seed=1"]],
+    ids=["start", "halves"],
 )
 @pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.full)])
 def test_several_processes_train_as_one(trained_by, options, n):
-    # seeds 1 and 2 differ by 1e-7 to 1e-6 throughout; with seed=0 a difference of 1e-7 becomes one of 1e-6 in
-    # the 30th step, and 3e-5 in the 42nd: most likely a kink, of a ReLU or of Adam, on whose sides they fall
-    options = [*options, "seed=1"]
     equal(trained_by(1, *options), trained_by(n, *options))
 
 
