@@ -46,13 +46,15 @@ def _decoded(run: Run, z: np.ndarray) -> list[torch.Tensor]:
     return [torch.from_numpy(volume) for volume in run.volumes(z)]
 
 
-def test_the_demo_orders_the_motion_and_separates_the_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n", [2500, pytest.param(5000, marks=pytest.mark.full)])
+def test_the_demo_orders_the_motion_and_separates_the_class(tmp_path: Path, n: int) -> None:
     from drgn.command import bind, compose
     from drgn.score import score
     from drgn.train import train
 
     options = ["experiment=demo", "trainer=cpu", "analyze=false", f"output={tmp_path / 'run'}"]
     options += [f"dataset.simulate.output={tmp_path / 'particles'}", f"dataset.cache={tmp_path / 'prepared'}"]
+    options += [f"dataset.simulate.n_particles={n}"]
     train(**bind(train, compose("train", options)))
     scores = score(**{**compose("score", ["n_images=6", "n_maps=2"]), "run": tmp_path / "run"})
     assert scores["spearman_motion"] >= 0.97
@@ -71,9 +73,8 @@ def test_two_classes_of_a_tilt_star_are_told_apart(shared: Path, train: Train) -
         "dataset.data_sign=-1",
         "dataset.batch_size=32",
         "optimizer.lr=1e-3",
-        "latent.zdim=8",
-        "loss.beta=0.25",
-        "epochs=36",
+        "warmstart=subspace",
+        "epochs=6",
     )
     latents = run.latents()
     truth = np.array(["classE" in key for key in latents.key]).astype(int)
