@@ -137,13 +137,6 @@ export function stateName() {
   return parts.filter(Boolean).join("_").replace(/[^\w.-]+/g, "-");
 }
 
-async function svg() {
-  const picture = await scatter.picture();
-  const [width, height] = [picture.width, picture.height];
-  return new Blob([`<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"><title>${stateName()}</title>` +
-    `<image width="${width}" height="${height}" href="${picture.toDataURL()}"/></svg>`], { type: "image/svg+xml" });
-}
-
 function wireSelection() {
   selection.addEventListener("change", () => {
     const count = selection.rows.length;
@@ -187,7 +180,7 @@ function wireSelection() {
     say(`written to ${made.path}`);
   }, "writing the particles");
   by("figure-png").onclick = act(async () => (await scatter.picture()).toBlob((blob) => save(blob, `${stateName()}.png`)));
-  by("figure-svg").onclick = act(async () => save(await svg(), `${stateName()}.svg`));
+  by("figure-svg").onclick = act(async () => save(await scatter.svg(stateName()), `${stateName()}.svg`));
 }
 
 function mode(name) {

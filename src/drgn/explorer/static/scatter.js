@@ -3,6 +3,7 @@
 import { createScatterplot } from "/static/vendor/regl-scatterplot.js";
 import { classColour, encode, viridis } from "/static/colours.js";
 import { between, handle } from "/static/handle.js";
+import { SvgContext } from "/static/svg.js";
 import { directly, shuffled, Thinning, withoutAntialiasing } from "/static/thinning.js";
 
 const MANY = 500000; // points, from which on they are squares, not blended
@@ -42,6 +43,11 @@ export class Scatter extends EventTarget {
     // a lasso that ends where it began is a click too, which is then no choice of a particle
     canvas.addEventListener("pointerdown", () => { this.lassoing = this.lassoed = false; });
     canvas.addEventListener("mousedown", () => this.settle(), { capture: true });
+    // it begins where the button went down, not where the mouse was at its first move
+    canvas.addEventListener("mousedown", ({ clientX, clientY, buttons, shiftKey }) => {
+      if (!shiftKey && this.plot.get("mouseMode") === "panZoom") return;
+      canvas.dispatchEvent(new MouseEvent("mousemove", { clientX, clientY, buttons, bubbles: true }));
+    });
     this.plot.subscribe("select", ({ points }) => {
       if (this.lassoing) {
         this.lassoing = false;
@@ -162,6 +168,10 @@ export class Scatter extends EventTarget {
     const [width, height] = [this.overlay.width / devicePixelRatio, this.overlay.height / devicePixelRatio];
     draw.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     draw.clearRect(0, 0, width, height);
+    this.decorateOn(draw, width, height);
+  }
+
+  decorateOn(draw, width, height) {
     if (!this.x) return;
     const scales = this.scales();
     if (!scales) return;
@@ -254,6 +264,14 @@ export class Scatter extends EventTarget {
     draw.drawImage(points, 0, 0);
     draw.drawImage(this.overlay, 0, 0, all.width, all.height);
     return all;
+  }
+
+  // the same with lines and words that can be changed
+  async svg(title) {
+    const { clientWidth: width, clientHeight: height } = this.canvas.parentElement;
+    const draw = new SvgContext();
+    this.decorateOn(draw, width, height);
+    return new Blob([draw.figure(width, height, await this.pixels(), title)], { type: "image/svg+xml" });
   }
 }
 
