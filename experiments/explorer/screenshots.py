@@ -64,6 +64,10 @@ def take(page: Any, shoot: Callable[[str], None]) -> None:
     page.click("#show-images")
     page.wait_for_selector("#images canvas")
     shoot("5_particles")
+    if page.locator("#show-tilts").is_visible():
+        page.click("#show-tilts")
+        page.wait_for_selector("#images figure")
+        shoot("5_tilts")
     for row in (55, 17):
         pick(page, row)
         page.click("#add-anchor")
@@ -91,6 +95,11 @@ def take(page: Any, shoot: Callable[[str], None]) -> None:
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("?")
     shoot("10_keys")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.click("#export")
+    page.wait_for_selector("#message:not([hidden])")
+    shoot("11_error")
 
 
 def main() -> None:

@@ -179,8 +179,9 @@ class Run:
     @property
     def trained(self) -> str:
         """When and by what, for people."""
-        epochs = self.info.get("epochs", "?")
-        return f"{self.info['started'][:10]}, {epochs} epoch{'s' * (epochs != 1)}, drgn {self.info['drgn']}"
+        epochs = self.info.get("epochs")
+        how_far = "not ended" if epochs is None else f"{epochs} epoch{'s' * (epochs != 1)}"
+        return f"{self.info['started'][:10]}, {how_far}, drgn {self.info['drgn']}"
 
     @property
     def checkpoints(self) -> Path:

@@ -62,3 +62,13 @@ def test_it_is_followed(training, serve, open_page):
         "document.getElementById('losses').getContext('2d').getImageData(0, 0, 430, 150).data.some(v => v)"
     )
     assert drawn
+
+    # a path is not taken away by new weights
+    assert ", not ended, " in page.inner_text("#run-facts")
+    page.click("[data-tab=path]")
+    page.click("#path-follow")
+    page.wait_for_function("explorer.volumes.layers.some(l => l.label == 'path, 1')")
+    weights = page.evaluate("explorer.panels.weights")
+    page.wait_for_function("weights => explorer.panels.weights != weights", arg=weights)
+    page.wait_for_timeout(1000)
+    assert page.evaluate("explorer.volumes.layers.map(l => l.label)") == ["path, 1"]

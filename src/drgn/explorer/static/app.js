@@ -40,6 +40,8 @@ async function column(name) {
 
 const kindOf = (name) => state.run.columns.find((one) => one.name === name)?.kind;
 
+const noun = () => (state.run.tilts ? "tilt images" : "particles"); // what a row is
+
 function label(name) {
   const share = name.startsWith("PC") && state.run.explained[Number(name.slice(2)) - 1];
   return share ? `${name} (${Math.round(100 * share)} % of the variance)` : name;
@@ -83,7 +85,7 @@ async function load() {
   selection.n = n;
   document.title = `${state.run.name} · drgn explorer`;
   by("run-name").textContent = state.run.name;
-  by("run-facts").textContent = `${n.toLocaleString("en")} particles, z of ${state.run.zdim}, box ${state.run.box_size}` +
+  by("run-facts").textContent = `${n.toLocaleString("en")} ${noun()}, z of ${state.run.zdim}, box ${state.run.box_size}` +
     ` · ${state.run.trained} · ${state.run.path}`;
   by("run-facts").title = by("run-facts").textContent;
   by("empty").hidden = columns.length > 0;
@@ -141,7 +143,7 @@ function wireSelection() {
   selection.addEventListener("change", () => {
     const count = selection.rows.length;
     by("count").textContent = count
-      ? `${count.toLocaleString("en")} of ${selection.n.toLocaleString("en")} particles selected` : "No particles selected";
+      ? `${count.toLocaleString("en")} of ${selection.n.toLocaleString("en")} ${noun()} selected` : "No particles selected";
     by("undo").disabled = !selection.before.length;
     scatter.highlight(selection.rows);
   });

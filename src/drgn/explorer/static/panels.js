@@ -207,7 +207,9 @@ export class Panels {
       ? `${live.epochs.length} epoch${live.epochs.length === 1 ? "" : "s"}; ${Object.entries(live.losses).map(([name, all]) => `${name} ${all.at(-1)?.toPrecision(5)}`).join(", ")}.`
       : "No losses are logged in this folder.";
     const newer = this.weights && live.weights !== this.weights;
-    if (newer && by("follow").checked && this.state.picked != null) {
+    // in place of the particle's own volume, not of a path, a difference or a coloured surface
+    const own = (layer) => layer.what?.row === this.state.picked && !layer.kept && !layer.difference && !layer.scale;
+    if (newer && by("follow").checked && this.state.picked != null && this.volumes.layers.some(own)) {
       act(() => this.decode(this.state.picked, { label: `particle ${this.state.picked}, new weights` }))();
     }
     // when no encoding is going on: weights that come meanwhile are for the next one
