@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,7 +12,6 @@ from torch import Tensor
 from drgn.analysis.render import isosurface_level
 from drgn.errors import InputError
 from drgn.evidence.validation import dataset_of
-from drgn.formats.mrc import write_volume
 from drgn.formats.particles import read_images
 from drgn.physics.fsc import fsc, resolution_A
 from drgn.physics.grids import half_lattice
@@ -172,14 +169,6 @@ class Decoder:
         if self._read[0] != stamp:
             self._read = (stamp, self.run.model(self.device))
         return self._read[1]
-
-
-def mrc_bytes(volume: np.ndarray, pixel_size_A: float) -> bytes:
-    """A volume (D, D, D) as the bytes of an MRC file; a pixel size that is not known is written as 1 A."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "volume.mrc"
-        write_volume(path, volume, pixel_size_A if np.isfinite(pixel_size_A) else 1.0)
-        return path.read_bytes()
 
 
 def _correction(batch: Batch, frequencies: Tensor, lowpass_A: float) -> tuple[Tensor, Tensor]:

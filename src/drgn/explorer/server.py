@@ -138,7 +138,8 @@ class _Routes:
         data = await body(request, LARGEST_FILE)
 
         def read() -> np.ndarray:
-            with tempfile.TemporaryDirectory() as folder:
+            self.session.folder.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.session.folder) as folder:
                 path = Path(folder) / f"selection{suffix}"
                 path.write_bytes(data)
                 return self.session.selections.read(path)

@@ -15,10 +15,11 @@ from drgn.analysis.render import isosurface_level
 from drgn.errors import InputError
 from drgn.explorer import paths
 from drgn.explorer.columns import Columns
-from drgn.explorer.decoding import COARSE, MOST_IMAGES, Confidence, Decoder, mrc_bytes
+from drgn.explorer.decoding import COARSE, MOST_IMAGES, Confidence, Decoder
 from drgn.explorer.jobs import Job, Jobs
 from drgn.explorer.selections import Selections, named
 from drgn.formats.inside import require_inside
+from drgn.formats.mrc import volume_bytes
 from drgn.run import Run
 
 
@@ -151,14 +152,19 @@ class Session:
             level = 4 * float(volume.std())
         else:
             level = isosurface_level([volume])
-        return mrc_bytes(volume, self.run.pixel_size_A * self.run.box_size / len(volume)), level
+        return self._map(volume), level
 
     def confidence(self, request: dict[str, Any]) -> tuple[bytes, Confidence]:
         """Local resolution at a point, as the bytes of an MRC file and as it is."""
         window = request.get("window_A")
         window_A = None if window is None else numbers([window], "window_A").item()
         found = self.decoder.confidence(self.point(request), window_A)
-        return mrc_bytes(found.resolution_A, self.run.pixel_size_A), found
+        return self._map(found.resolution_A), found
+
+    def _map(self, volume: np.ndarray) -> bytes:
+        """A file of a volume of the whole box; with a pixel of 1 A where none is known."""
+        pixel = self.run.pixel_size_A * self.run.box_size / len(volume)
+        return volume_bytes(volume, pixel if np.isfinite(pixel) else 1.0)
 
     def route(self, request: dict[str, Any]) -> dict[str, Any]:
         """Latents along a path that is not written, see `paths.route`."""

@@ -112,6 +112,18 @@ def write_volume(
     label: str = "drgn",
 ) -> None:
     """Write a volume (z, y, x) as float32 with its pixel size, origin (x, y, z) and one label of 80 bytes."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(_parts(volume, pixel_size_A, origin_A, label))
+
+
+def volume_bytes(volume: NDArray[Any], pixel_size_A: float) -> bytes:
+    """What `write_volume` would write."""
+    return b"".join(_parts(volume, pixel_size_A, (0.0, 0.0, 0.0), "drgn"))
+
+
+def _parts(
+    volume: NDArray[Any], pixel_size_A: float, origin_A: tuple[float, float, float], label: str
+) -> tuple[bytes, memoryview]:
     data = np.ascontiguousarray(volume, dtype="<f4")
     if data.ndim != 3:
         raise ValueError(f"a volume has three axes, not {data.ndim}")
@@ -121,9 +133,7 @@ def write_volume(
     header["origin_A"] = origin_A
     header["minimum"], header["maximum"] = data.min(), data.max()
     header["mean"], header["rms"] = data.mean(dtype=np.float64), data.std(dtype=np.float64)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(header.tobytes())
-        file.write(data.data)
+    return header.tobytes(), data.data
 
 
 def read_stack_header(path: str | os.PathLike[str]) -> Header:
