@@ -30,6 +30,7 @@ from drgn.command import command, compose
 from drgn.errors import InputError, say
 from drgn.signature import build
 
+_UNSUPPORTED = ("64", "64-true", 64, "16-true", "bf16-true")  # of weights: those here are float32
 _MEASURED = 100_000  # images that the functions of a nuisance penalty are made white over
 
 
@@ -99,6 +100,8 @@ def train(
         raise InputError(f"epochs={epochs} seed={seed}: expected at least one epoch, and a seed of 0 or more")
     if checkpoint_minutes <= 0:
         raise InputError(f"checkpoint_minutes={checkpoint_minutes}: expected more than 0")
+    if trainer["precision"] in _UNSUPPORTED:
+        raise InputError(f"trainer.precision={trainer['precision']}: expected auto, 32-true or bf16-mixed")
     from pytorch_lightning.utilities import rank_zero_only
 
     from drgn.data.readers import told_when_ended

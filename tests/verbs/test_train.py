@@ -181,6 +181,7 @@ def test_a_run_does_not_go_on_with_other_particles(train_tiny, trained, toy, tmp
         (["dataset.heldout_fraction=1.5"], r"dataset\.heldout_fraction=1\.5"),
         (["trainer=gpu"], "trainer: No supported gpu backend found!"),
         (["trainer.precision=fine"], r"trainer\.precision=fine: expected one of"),
+        (["trainer.precision=64-true"], r"trainer\.precision=64-true: expected auto, 32-true or bf16-mixed"),
         (["model.decoder.hidden_dim=wide"], r"model\.decoder\.hidden_dim=wide: expected a whole number"),
         (["optimizer.lr=fast"], r"optimizer\.lr=fast: expected"),
         (["schedule=cosine", "schedule.warmup_steps=1.5"], r"schedule\.warmup_steps=1\.5: expected a whole"),
