@@ -47,6 +47,12 @@ def ask(*numbers: int) -> Callable[..., None]:
     return send
 
 
+def as_submitit(*_: Any) -> None:
+    """Act upon a signal as submitit does in a job whose time is over."""
+    print("submitit: queued again", flush=True)
+    sys.exit(-1)
+
+
 def ask_all(name: str) -> Callable[..., None]:
     """What sends a signal to this process and to those that it started, as a terminal or a scheduler does."""
 
@@ -108,6 +114,7 @@ DEEDS = {
     "int twice": ask(signal.SIGINT, signal.SIGINT),
     "term": ask(signal.SIGTERM),
     "usr1": ask(signal.SIGUSR1),
+    "usr2": ask(signal.SIGUSR2),
     "int to all": ask_all("INT"),
     "term to all": ask_all("TERM"),
     "usr1 to all": ask_all("USR1"),
@@ -154,6 +161,8 @@ def child(
     os.dup2(file, 2)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    if deed == "usr2":
+        signal.signal(signal.SIGUSR2, as_submitit)
     if at is not None:
         break_off(at, count, deed, path)
     for more in then:

@@ -84,6 +84,20 @@ def test_a_job_of_slurm_whose_time_is_over_is_queued_again_and_goes_on_from_ther
     assert differences(tmp_path / "run", straight) == []
 
 
+def test_a_job_of_submitit_whose_time_is_over_writes_a_checkpoint_before_it_is_queued_again(
+    launch, changing, straight, differences, tmp_path
+):
+    options = [*changing, f"output={tmp_path / 'run'}"]
+    how = {"at": STEP, "count": 20, "deed": "usr2", "environment": {"SLURM_JOB_ID": "7"}}
+    ended = launch(*options, "checkpoint_minutes=100", **how)
+    said = ended.said.index("SIGUSR2: stopping at the next step, with a checkpoint")
+    assert said < ended.said.index("submitit: queued again")
+    assert "Traceback" not in ended.said
+    assert steps_of(tmp_path / "run/checkpoints/last.ckpt") == 20
+    assert launch(*options).status == 0
+    assert differences(tmp_path / "run", straight) == []
+
+
 def test_a_job_that_cannot_be_queued_again_is_a_sentence(monkeypatch, capsys):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("PATH", "")

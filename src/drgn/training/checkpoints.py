@@ -123,7 +123,8 @@ class LastCheckpoint(Checkpoint):
     """Write last.ckpt before the first step, within epochs, after each, and when the run is asked to stop.
 
     Ctrl-C and SIGTERM stop the run after the step at hand, or after the validation at hand and the end of its
-    epoch; so does SIGUSR1 in a job of SLURM, which is then queued again. A second Ctrl-C stops at once.
+    epoch; so do the signals that tell a job of SLURM that its time is over, after which it is queued again. A
+    second Ctrl-C stops at once.
 
     Parameters
     ----------
@@ -144,6 +145,7 @@ class LastCheckpoint(Checkpoint):
         self._folder, self._seconds, self._anew = folder, 60 * minutes, anew
         self._written = time.monotonic()
         self.asked: signal.Signals | None = None
+        self._queue_again: dict[int, Any] = {}  # what acts upon a signal of SLURM
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         """Keep what the start took, a warm start for instance, and listen to signals."""
@@ -154,7 +156,8 @@ class LastCheckpoint(Checkpoint):
                 for name in (PREVIOUS, BEST):
                     (self._folder / name).unlink(missing_ok=True)
         if threading.current_thread() is threading.main_thread():  # Lightning gives the old handlers back
-            for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if slurm.inside() else [])):
+            self._queue_again = {number: signal.getsignal(number) for number in slurm.listened_to()}
+            for number in (signal.SIGINT, signal.SIGTERM, *self._queue_again):
                 signal.signal(number, self._ask)
 
     def on_train_batch_end(
@@ -190,8 +193,8 @@ class LastCheckpoint(Checkpoint):
             say(f"{self.asked.name}: stopping at the next step, with a checkpoint{again}", file=sys.stderr)
 
     def _stop(self) -> None:
-        if self.asked not in (None, signal.SIGINT, signal.SIGTERM):
-            slurm.queue_again()
+        if self.asked in self._queue_again:
+            self._queue_again[self.asked](self.asked, None)
         if self.asked not in (None, signal.SIGINT):
             raise SIGTERMException
         raise KeyboardInterrupt

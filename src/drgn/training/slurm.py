@@ -1,7 +1,8 @@
 """A job of SLURM that is told by SIGUSR1 that its time is over goes back into the queue.
 
 SLURM sends it where that was asked for, `sbatch --signal=USR1@120`; the job then begins anew and goes on from
-the last checkpoint. Jobs of `hydra/launcher=slurm` are queued again by submitit, pre-empted ones by SLURM.
+the last checkpoint. A job of `hydra/launcher=slurm` is told by SIGUSR2, and queued again by submitit, which
+listens to it; a pre-empted one is queued again by SLURM.
 """
 
 import os
@@ -26,6 +27,13 @@ def listen() -> None:
     """
     if inside() and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGUSR1, queue_again)
+
+
+def listened_to() -> list[signal.Signals]:
+    """Give the signals that tell this job that its time is over, and that `listen` or submitit acts upon."""
+    if not inside():
+        return []
+    return [number for number in (signal.SIGUSR1, signal.SIGUSR2) if callable(signal.getsignal(number))]
 
 
 def queue_again(*_: Any) -> None:
