@@ -133,6 +133,17 @@ def test_a_coarse_surface_gives_way_to_the_whole_one(open_page, address):
     assert len(hues(page)) > 500  # it is seen
     assert page.evaluate("explorer.volumes.layers[0].roots.length") == 1
 
+    # of two clicks, the second as soon as the first is answered, the whole map of the second alone
+    sent.clear()
+    page.evaluate(
+        """() => {
+          explorer.volumes.addEventListener("shown", () => explorer.panels.decode(9, {}), { once: true });
+          return explorer.panels.decode(8, {});
+        }"""
+    )
+    page.wait_for_function("seen.filter(one => one == 'refined').length == 2")
+    assert [(one["row"], one.get("coarse", False)) for one in sent] == [(8, True), (9, True), (9, False)]
+
 
 def test_shown_volumes_are_those_of_the_scene(open_page, address, run_folder, tmp_path):
     page = open_page(address)

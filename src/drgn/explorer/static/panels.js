@@ -5,9 +5,11 @@ import { ask, fileUrl, json, save, saveFile } from "/static/api.js";
 import { Images } from "/static/images.js";
 import { fileButton, Path } from "/static/path.js";
 
+const REST_MS = 300; // from a coarse surface to the request for the whole one
+
 export class Panels {
   constructor(parts) {
-    Object.assign(this, parts, { seen: new Map(), weights: null });
+    Object.assign(this, parts, { seen: new Map(), weights: null, replacing: 0 });
     this.path = new Path(this);
     this.images = new Images(this);
   }
@@ -81,17 +83,24 @@ export class Panels {
   // A volume that is decoded; in a large box first a coarse one, then the whole one where it is still wanted.
   async showDecoded(request, shown, wanted = () => true) {
     const coarse = this.state.run.coarse_first;
+    const asked = shown.beside ? this.replacing : ++this.replacing;
     const volumeAt = async (coarse) => {
       const answer = await ask("volume", { json: { ...request, coarse } });
       return { level: Number(answer.headers.get("X-Level")), data: await answer.arrayBuffer() };
     };
     const { data, level } = await volumeAt(coarse);
     const layer = await this.volumes.show(data, { ...shown, level: shown.level ?? level });
-    if (coarse && wanted()) {
-      layer.refining = volumeAt(false).then((whole) => this.volumes.refine(layer, whole.data, shown.level ?? whole.level));
-      await layer.refining;
-    }
+    const still = () => wanted() && this.volumes.layers.includes(layer) && (layer.kept || asked === this.replacing);
+    if (coarse) await (layer.refining = this.refine(layer, () => volumeAt(false), shown.level, still));
     return layer;
+  }
+
+  // After the coarse surface is drawn: decoding would take the processor from that. Not where another is asked for by then.
+  async refine(layer, whole, given, wanted) {
+    await new Promise((resolve) => setTimeout(resolve, REST_MS));
+    if (!wanted()) return;
+    const { data, level } = await whole();
+    await this.volumes.refine(layer, data, given ?? level);
   }
 
   async difference() {
