@@ -90,6 +90,9 @@ def main() -> None:
     def keep(name: str, volume: torch.Tensor, spent: dict[str, float]) -> None:
         figures, curves[name] = compared(volume, true, pixel_size_A)
         found[name] = {**figures, **spent}
+        results = json.loads(given.results.read_text()) if given.results.exists() else {}
+        results.update({f"{label}.{name}.{key}": round(v, 4) for key, v in found[name].items()})
+        given.results.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         print(label, name, {key: round(value, 3) for key, value in found[name].items()}, flush=True)
 
     spent = verb("backproject", truth, truth / "backproject")
@@ -102,9 +105,6 @@ def main() -> None:
             spent = verb("train", truth, output, *options, "trainer=cpu", "analyze=false", "seed=0")
             (volume,) = Run.open(output).volumes(np.zeros((1, 0)))
             keep(f"{way}_{model}", torch.from_numpy(volume), spent)
-    results = json.loads(given.results.read_text()) if given.results.exists() else {}
-    results.update({f"{label}.{k}.{key}": round(v, 4) for k, one in found.items() for key, v in one.items()})
-    given.results.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     figure, axes = plt.subplots(figsize=(6, 4))
     for name, curve in curves.items():
         axes.plot(
