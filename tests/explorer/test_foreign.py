@@ -1,5 +1,6 @@
 """A run folder of cryoDRGN in the explorer."""
 
+import io
 import os
 import pickle
 import shutil
@@ -99,6 +100,11 @@ def test_its_latents_selections_and_images(client, session, tmp_path):
     assert len(np.frombuffer(client.get("/api/column/PC1").content, "<f4")) == 300
     assert client.get("/api/live").json()["latents"]
     rows = np.arange(0, 300, 2)
+    sent = io.BytesIO()
+    np.save(sent, rows)
+    assert not session.folder.parent.exists()  # a file is read before anything is kept
+    answer = client.post("/api/selected?file=even.npy", content=sent.getvalue())
+    np.testing.assert_array_equal(np.frombuffer(answer.content, "<u4"), rows)
     client.put("/api/selections/even", content=rows.astype("<u4").tobytes())
     made = client.post("/api/export/star/even", content=rows.astype("<u4").tobytes()).json()
     assert len(Particles.from_file(made["path"])) == 150

@@ -138,7 +138,7 @@ class _Routes:
         data = await body(request, LARGEST_FILE)
 
         def read() -> np.ndarray:
-            self.session.folder.mkdir(exist_ok=True)
+            self.session.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.session.folder) as folder:
                 path = Path(folder) / f"selection{suffix}"
                 path.write_bytes(data)
