@@ -115,6 +115,7 @@ def test_without_a_latent_there_is_the_mean_alone():
     homogeneous = Subspace(box_size=BOX, zdim=0, modes=8, radius_px=12)
     assert homogeneous.n_modes == 0
     assert homogeneous.transform(None).shape == (BOX, BOX, BOX)
+    assert homogeneous.radius_px == BOX // 2 - 1  # one volume is cheap: to Nyquist
     assert list(homogeneous.parameters()) == []
 
 

@@ -100,6 +100,18 @@ def test_the_mean_alone_is_the_map(moving):
     assert fsc(flipped, truth)[5:10].mean() < 0.5
 
 
+def test_the_mean_alone_keeps_shells_that_are_weaker_than_the_noise(tmp_path):
+    options = ["n_particles=400", "box_size=32", "pixel_size_A=12", "snr=0.03", "molecule.attached_fraction=1"]
+    particles = Particles.from_file(simulate(**{**compose("simulate", options), "output": tmp_path}))
+    stack = prepare(particles, box_size=32, window=True, cache=tmp_path / "prepared")
+    subspace = Subspace(box_size=32, zdim=0)
+    fit(subspace, ParticleDataset(particles, stack), np.arange(400), beta=1.0, seed=0)
+    states = pd.read_csv(tmp_path / "truth.csv")["motion"].sort_values().iloc[10::20]
+    truth = sum(toy_molecule(float(state), True).density(32, 12.0) for state in states)
+    curve = fsc(fourier.ifft(subspace.transform(None), 3).real, truth)
+    assert curve[1:15].min() > 0.6, curve  # no shell is cut off
+
+
 def test_a_run_starts_from_it_goes_on_and_can_be_used(train_tiny, capsys):
     folder = train_tiny("warmstart=subspace", "warmstart.modes=3")
     assert "warm start: 4 volumes in" in capsys.readouterr().out

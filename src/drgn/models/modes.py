@@ -140,7 +140,8 @@ class Subspace(LinearModes):
     modes
         K.
     radius_px
-        Mean and modes are known at frequencies below radius_px / D cycles per pixel.
+        Mean and modes are known at frequencies below radius_px / D cycles per pixel; a mean without modes at
+        all frequencies.
     hidden_dim, layers
         Size of both networks.
     """
@@ -151,12 +152,12 @@ class Subspace(LinearModes):
         box_size: int,
         zdim: int,
         modes: int = 8,
-        radius_px: int = 24,
+        radius_px: int = 64,
         hidden_dim: int = 128,
         layers: int = 1,
     ) -> None:
         n = modes if zdim else 0
-        super().__init__(box_size=box_size, zdim=n, radius_px=radius_px)
+        super().__init__(box_size=box_size, zdim=n, radius_px=radius_px if n else box_size // 2)
         self.zdim = zdim
         self.register_buffer("feature_mean", torch.zeros(2 * n))
         self.register_buffer("feature_std", torch.ones(2 * n))

@@ -32,6 +32,11 @@ _VOXELS = 1 << 16  # solved at a time
 _LOCAL_PX = 1.5  # standard deviation of a neighbourhood, in pixels at the radius
 _LOCAL_FROM = 16  # radius in Fourier pixels from which noise is told from density
 _BANDS = (6, 10, 16, 24)  # Fourier pixels between the bands that each have a weight in a place
+_GRID_BYTES = 4e9  # of the grids that threads add to
+_KEPT = (
+    2 / 3
+) ** 3  # of the noise by a mean with linear weights: their mean square over their mean, per axis
+_SURE = 3  # standard deviations of a shell's noise that its power must be above
 _START = 0.1  # power of the first noise in that of the mean
 
 
@@ -156,23 +161,26 @@ class Expectation:
 
     def _maximise(self, radius: int, first: Tensor, second: Tensor) -> None:
         """New volumes up to a radius from the moments of the weights, as of `Basis.moments`."""
-        sums = [
-            (voxels.half_grid(radius, 2 * self.volumes), voxels.half_grid(radius, self.lower.shape[1]))
-            for _ in range(self.threads)
-        ]
+        channels = 2 * self.volumes, self.lower.shape[1]
+        size = sum(channels) * voxels.half_grid(radius, 1).nbytes
+        threads = max(1, min(self.threads, int(_GRID_BYTES // size)))
+        sums = [tuple(voxels.half_grid(radius, n) for n in channels) for _ in range(threads)]
         chunks = list(matched_chunks(self.dataset, self.rows, radius))
         moments = first.contiguous().numpy(), second.contiguous().numpy()
 
         def work(thread: int) -> None:
-            for chunk, read in chunks[thread :: self.threads]:
+            for chunk, read in chunks[thread::threads]:
                 rotation, centred, weight = read()
                 coordinates = self.index[: weight.shape[1]]
                 voxels.add_normal_equations(
                     *sums[thread], rotation, coordinates, centred, weight, *(m[chunk] for m in moments)
                 )
 
-        in_threads(work, list(range(self.threads)), self.threads)
-        right, left = (sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
+        in_threads(work, list(range(threads)), threads)
+        right, left = sums[0]
+        for parts in sums[1:]:
+            right += parts[0]
+            left += parts[1]
         voxels.complete_plane(right, conjugate=True)
         voxels.complete_plane(left, conjugate=False)
         inside, shell = gridding.shells_inside(radius)
@@ -208,21 +216,28 @@ class Expectation:
         both = share[self.lower[0]] * share[self.lower[1]]
         total = (left @ (2 * both)).sub_(left[:, diagonal] @ both[diagonal]).clamp_min(0)
         weight = shell_mean(total, shell)
-        plain = right @ share.to(right.dtype) / (total + 0.05 * weight[shell] + 1e-6)
-        # the power of the mean, less that of its noise
-        power = (shell_mean(plain.abs().square(), shell) - 1 / weight.clamp_min(1e-6)).clamp_min(1e-3)
+        damped = total + 0.05 * weight[shell] + 1e-6
+        plain = right @ share.to(right.dtype) / damped
+        found = shell_mean(plain.abs().square(), shell)
+        noise = _KEPT * shell_mean(total / damped.square(), shell)
+        noise *= 1 + _SURE / (_KEPT * torch.bincount(shell).clamp_min(1)).sqrt()
+        power = (found - noise).clamp_min(1e-3)  # of the mean
         if not self.started:  # noise of low frequency, which the passes turn into what varies
             self.started = True
             draw = torch.randn(len(right), self.volumes, 2, generator=self.generator)
-            noise = torch.view_as_complex(draw) * (0.5 * _START * power[shell, None]).sqrt()
-            noise[shell >= _PASSES[0][0]] = 0
-            return self.basis.start(plain, noise), None
-        prior = 1 / self.basis.expected_power()
+            first = torch.view_as_complex(draw) * (0.5 * _START * power[shell, None]).sqrt()
+            first[shell >= _PASSES[0][0]] = 0
+            return self.basis.start(plain, first), None
+        # modes are expected where the mean stands above all of its noise, which costs them weak shells and
+        # spares them noise
+        of_modes = (found - 1 / weight.clamp_min(1e-6)).clamp_min(1e-3)
+        expected = self.basis.expected_power()
+        prior = 1 / (expected * torch.where(expected < 1, of_modes[:, None], power[:, None]))
         solved, noise_power = [], torch.zeros(int(shell.max()) + 1, self.volumes)
         for part in torch.arange(len(right)).split(_VOXELS):
             system = torch.empty(len(part), self.volumes, self.volumes)
             system[:, self.lower[0], self.lower[1]] = system[:, self.lower[1], self.lower[0]] = left[part]
-            inverse = torch.linalg.inv(system + torch.diag_embed(prior / power[shell[part], None]))
+            inverse = torch.linalg.inv(system + torch.diag_embed(prior[shell[part]]))
             solved.append(inverse @ torch.view_as_real(right[part]))
             # of half of the transform; its other half is the same
             noise_power.index_add_(0, shell[part], 2 * (inverse @ system * inverse).sum(2))
