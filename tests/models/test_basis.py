@@ -67,6 +67,25 @@ def test_the_volume_at_z_has_the_slices_at_z(subspace, view):
     torch.testing.assert_close(subspace.at(slices, z.expand(N, 1)), expected)
 
 
+def test_beyond_the_radius_all_volumes_are_the_mean(subspace):
+    assert Subspace(box_size=BOX, zdim=1, modes=MODES, radius_px=15).mean.numel() == 0  # nothing is left
+    mean = phantom(0).density(BOX, 1.0).float()
+    subspace.mean.copy_(mean)
+    n, reached = (count(LATTICE.frequencies) for count in (subspace.n_known, subspace.n_reached))
+    assert n < reached < len(LATTICE)
+    rotation = random_rotations(N, torch.Generator().manual_seed(1)).float()
+    where = imaging.slice_coordinates(LATTICE.frequencies[n:reached], rotation)
+    exact = phantom(0).fourier(where.double())
+    found = subspace.slices_of_mean(*imaging.fold(where))
+    assert (found - exact).abs().square().sum() < 5e-3 * exact.abs().square().sum()
+    lattice = half_lattice(BOX, 3)
+    for z in (-1.0, 2.0):
+        values = lattice.gather(subspace.transform(torch.tensor([z])))
+        far = lattice.frequencies.norm(dim=1) * BOX >= 12
+        wanted = lattice.gather(fourier.fft(mean, 3))
+        assert (values - wanted)[far].abs().max() < 1e-4 * wanted.abs().max()
+
+
 def test_coefficients_are_found_in_images_of_little_noise(subspace, view):
     (folded, sign), _, n = view
     slices = subspace.slices(folded, sign)
@@ -115,7 +134,6 @@ def test_without_a_latent_there_is_the_mean_alone():
     homogeneous = Subspace(box_size=BOX, zdim=0, modes=8, radius_px=12)
     assert homogeneous.n_modes == 0
     assert homogeneous.transform(None).shape == (BOX, BOX, BOX)
-    assert homogeneous.radius_px == BOX // 2 - 1  # one volume is cheap: to Nyquist
     assert list(homogeneous.parameters()) == []
 
 

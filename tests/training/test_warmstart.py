@@ -101,7 +101,13 @@ def test_the_mean_alone_is_the_map(moving):
 
 
 def test_the_mean_alone_keeps_shells_that_are_weaker_than_the_noise(tmp_path):
-    options = ["n_particles=400", "box_size=32", "pixel_size_A=12", "snr=0.03", "molecule.attached_fraction=1"]
+    options = [
+        "n_particles=400",
+        "box_size=32",
+        "pixel_size_A=12",
+        "snr=0.03",
+        "molecule.attached_fraction=1",
+    ]
     particles = Particles.from_file(simulate(**{**compose("simulate", options), "output": tmp_path}))
     stack = prepare(particles, box_size=32, window=True, cache=tmp_path / "prepared")
     subspace = Subspace(box_size=32, zdim=0)
@@ -139,6 +145,32 @@ def test_the_neural_parts_start_as_no_addition(make_started):
     multiplied = model._multiplier(batch)
     torch.testing.assert_close(model(batch).image[:, :n], expected * multiplied[:, :n])
     assert model(batch).image[:, n:].abs().max() == 0
+
+
+def test_beyond_the_radius_of_the_modes_the_mean_is_found(moving):
+    dataset, truth, _ = moving
+    subspace = Subspace(box_size=32, zdim=1, modes=3, radius_px=6)
+    fit(subspace, dataset, np.arange(1500), beta=1.0, seed=0)
+    states = truth["motion"].sort_values().iloc[25::50]
+    true = sum(toy_molecule(float(state), True).density(32, 6.0) for state in states)
+    curve = fsc(fourier.ifft(subspace.transform(torch.zeros(1)), 3).real, true)
+    assert curve[7:10].min() > 0.9, curve
+    torch.manual_seed(0)
+    words = ["model=128x3", "model.hidden_dim=16", "warmstart=subspace", "latent.zdim=1"]
+    config = compose("train", [*words, "warmstart.modes=3", "warmstart.radius_px=6"])
+    model = build_reconstructor(config, box_size=32, n_particles=1500).eval()
+    model.basis.load_state_dict(subspace.state_dict())
+    batch = dataset[np.arange(20)]
+    image = model(batch).image
+    n, reached = model.n_known, model.n_reached
+    seen, shown = batch["image"][:, n:reached], image[:, n:reached]
+    overlap = (seen * shown.conj()).real.sum() / (
+        seen.abs().square().sum() * shown.abs().square().sum()
+    ).sqrt()
+    assert overlap > 0.2  # where noise is stronger
+    some = torch.tensor([3, n - 1, n, n + 40, reached - 1, reached, reached + 2])
+    torch.testing.assert_close(model(batch, some).image, image[:, some])
+    assert image[:, reached:].abs().max() == 0
 
 
 @pytest.fixture

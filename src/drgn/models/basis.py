@@ -88,18 +88,23 @@ class Basis(nn.Module):
     volumes
         A.
     radius_px
-        The volumes are known at frequencies below radius_px / D cycles per pixel.
+        The volumes are known at frequencies below radius_px / D cycles per pixel; beyond, up to Nyquist, all
+        are what the particles show in the mean.
     """
 
     def __init__(self, *, box_size: int, zdim: int, volumes: int, radius_px: int) -> None:
         super().__init__()
         self.box_size, self.zdim = box_size, zdim
-        self.radius_px = min(radius_px, box_size // 2 - 1)
+        self.nyquist_px = box_size // 2 - 1
+        self.radius_px = min(radius_px, self.nyquist_px)
         side = 2 * (self.radius_px + 1)
         self.register_buffer("density", torch.zeros(volumes, side, side, side))
-        self._grid: tuple[int, torch.device, Tensor] | None = None
+        side = box_size if self.radius_px < self.nyquist_px else 0
+        self.register_buffer("mean", torch.zeros(side, side, side))  # empty where the volumes reach Nyquist
+        self._grids: dict[str, tuple[int, torch.device, Tensor]] = {}
 
     density: Tensor
+    mean: Tensor
 
     def encode(self, known: Statistics) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latent, (B, Z) each."""
@@ -156,17 +161,24 @@ class Basis(nn.Module):
 
     def grid(self) -> Tensor:
         """Oversampled half transform (z, y, x, 2 A) of the volumes, made anew when they change."""
-        state = (self.density._version, self.density.device)
-        if self._grid is None or self._grid[:2] != state:
+        return self._half_transform("density", self.density)
+
+    def _half_transform(self, name: str, densities: Tensor) -> Tensor:
+        state = (densities._version, densities.device)
+        if name not in self._grids or self._grids[name][:2] != state:
             with torch.no_grad():
-                half = _OVERSAMPLING * self.side // 2
-                parts = [torch.view_as_real(padded_transform(d, _OVERSAMPLING)[half:]) for d in self.density]
-                self._grid = (*state, torch.cat(parts, dim=-1).contiguous())
-        return self._grid[2]
+                half = _OVERSAMPLING * densities.shape[-1] // 2
+                parts = [torch.view_as_real(padded_transform(d, _OVERSAMPLING)[half:]) for d in densities]
+                self._grids[name] = (*state, torch.cat(parts, dim=-1).contiguous())
+        return self._grids[name][2]
 
     def n_known(self, frequencies: Tensor) -> int:
         """How many of a half lattice's frequencies (P, n), which ascend in radius, the volumes know."""
         return int((frequencies.norm(dim=-1) * self.box_size < self.radius_px).sum())
+
+    def n_reached(self, frequencies: Tensor) -> int:
+        """How many of them are known at least in the mean."""
+        return int((frequencies.norm(dim=-1) * self.box_size < self.nyquist_px).sum())
 
     def slices(self, coordinates: Tensor, sign: Tensor) -> Tensor:
         """Values of the volumes.
@@ -183,7 +195,14 @@ class Basis(nn.Module):
         Tensor
             (B, P, A) complex.
         """
-        grid = self.grid()
+        return self._interpolated(self.grid(), coordinates, sign)
+
+    def slices_of_mean(self, coordinates: Tensor, sign: Tensor) -> Tensor:
+        """Values (B, P) complex of the mean, which stands for the volumes beyond; as `slices`."""
+        return self._interpolated(self._half_transform("mean", self.mean[None]), coordinates, sign)[..., 0]
+
+    def _interpolated(self, grid: Tensor, coordinates: Tensor, sign: Tensor) -> Tensor:
+        """Values (B, P, A) complex of a half transform (z, y, x, 2 A)."""
         _, n_y, n_x, channels = grid.shape
         position = coordinates * (self.box_size * _OVERSAMPLING)
         x, y, z = position.flatten(0, -2).unbind(-1)
@@ -234,7 +253,11 @@ class Basis(nn.Module):
         """Centred transform (D, D, D) of the volume at z (Z,)."""
         weights = self.weights(None if z is None else z[None])[0]
         density = torch.tensordot(weights, self.density, dims=1)
-        return fourier.pad(fourier.fft(density, 3), self.box_size, 3)
+        transform = fourier.pad(fourier.fft(density, 3), self.box_size, 3)
+        if not self.mean.numel():
+            return transform
+        inside = radii(self.box_size, 3).to(transform.device) < self.radius_px
+        return torch.where(inside, transform, fourier.fft(self.mean, 3))
 
 
 def pieces(n: int) -> Iterator[slice]:

@@ -33,7 +33,7 @@ class LinearModes(Basis):
     zdim
         Z; 0 leaves the mean alone.
     radius_px
-        Mean and modes are known at frequencies below radius_px / D cycles per pixel.
+        Modes are known at frequencies below radius_px / D cycles per pixel, the mean up to Nyquist.
     """
 
     def __init__(self, *, box_size: int, zdim: int, radius_px: int = 64) -> None:
@@ -140,8 +140,7 @@ class Subspace(LinearModes):
     modes
         K.
     radius_px
-        Mean and modes are known at frequencies below radius_px / D cycles per pixel; a mean without modes at
-        all frequencies.
+        Modes are known at frequencies below radius_px / D cycles per pixel, the mean up to Nyquist.
     hidden_dim, layers
         Size of both networks.
     """
@@ -157,7 +156,7 @@ class Subspace(LinearModes):
         layers: int = 1,
     ) -> None:
         n = modes if zdim else 0
-        super().__init__(box_size=box_size, zdim=n, radius_px=radius_px if n else box_size // 2)
+        super().__init__(box_size=box_size, zdim=n, radius_px=radius_px)
         self.zdim = zdim
         self.register_buffer("feature_mean", torch.zeros(2 * n))
         self.register_buffer("feature_std", torch.ones(2 * n))

@@ -111,6 +111,7 @@ class Reconstructor(nn.Module):
             )
         if basis is not None:
             self.n_known = basis.n_known(self.lattice.frequencies)
+            self.n_reached = basis.n_reached(self.lattice.frequencies)
             for part in (decoder, getattr(latent, "encoder", None)):
                 if part is not None:
                     start_at_zero(part)
@@ -182,6 +183,25 @@ class Reconstructor(nn.Module):
             return None
         return self.basis.slices(folded[:, : self.n_known], sign[:, : self.n_known])
 
+    def _start(
+        self,
+        basis: Basis,
+        known: Tensor,
+        folded: Tensor,
+        sign: Tensor,
+        z: Tensor | None,
+        pixels: Tensor | None,
+    ) -> Tensor:
+        """Values (B, P') that the basis gives at z, at those of the frequencies (B, P) that it reaches."""
+        n = self.n_reached if pixels is None else int((pixels < self.n_reached).sum())
+        with torch.autocast(known.device.type, enabled=False):
+            start = basis.at(known, z)
+            if not basis.mean.numel():
+                return start
+            rest = slice(start.shape[1], n)
+            beyond = basis.slices_of_mean(folded[:, rest], sign[:, rest])
+            return torch.cat([start, beyond], dim=1)
+
     def _infer(
         self,
         batch: Batch,
@@ -252,10 +272,9 @@ class Reconstructor(nn.Module):
             amplitude = self._amplitude_at(folded)
         slices = self._decoded(folded, sign, amplitude, z)
         if self.basis is not None and known is not None:
-            with torch.autocast(slices.device.type, enabled=False):
-                start = self.basis.at(known, z)
-            n_known = start.shape[1]
-            slices = torch.cat([slices[:, :n_known] + start, slices[:, n_known:]], dim=1)
+            start = self._start(self.basis, known, folded, sign, z, pixels)
+            n = start.shape[1]
+            slices = torch.cat([slices[:, :n] + start, slices[:, n:]], dim=1)
         return Prediction(
             image=imaging.observe(slices, contrast * multiplied, phase),
             posterior=posterior,

@@ -20,7 +20,7 @@ from torch import Tensor
 from drgn.data.dataset import ParticleDataset
 from drgn.models.basis import Basis, Packed, Statistics, packed, pieces, unpacked
 from drgn.models.latents import TableLatent
-from drgn.models.modes import Coefficients, Subspace, posterior
+from drgn.models.modes import Coefficients, LinearModes, Subspace, posterior
 from drgn.models.nuisance import Independence
 from drgn.training.expectation import Expectation
 from drgn.training.refinement import EXTRA_PASSES, Refinement
@@ -71,6 +71,7 @@ def fit(
         Called with (what, done, all).
     """
     _fit([basis], dataset, [rows], beta, seed, nuisance, poses, progress)
+    _reach(basis, dataset if poses is None else poses.dataset, rows, progress)
 
 
 def fit_halves(
@@ -90,7 +91,10 @@ def fit_halves(
     """
     assert dataset.half is not None
     half = dataset.half.numpy()[rows]
-    _fit(bases, dataset, [rows[half == number] for number in (0, 1)], beta, seed, nuisance, poses, progress)
+    of = [rows[half == number] for number in (0, 1)]
+    _fit(bases, dataset, of, beta, seed, nuisance, poses, progress)
+    for basis, mine in zip(bases, of, strict=True):
+        _reach(basis, dataset if poses is None else poses.dataset, mine, progress)
 
 
 class Penalty(NamedTuple):
@@ -160,7 +164,7 @@ def _fit(
                 progress(REFIT, done, _REFITS)
             if poses is not None:
                 for basis, images in zip(bases, every, strict=True):
-                    basis.load_state_dict({**bases[0].state_dict(), "density": basis.density})
+                    _take_networks(basis, bases[0])
                     poses.step(basis, images, basis.radius_px, latent=True)
             moments = _functions(mean, logvar, bases[0].n_modes, generator, expectations[0].zeros)
             n = 0
@@ -174,7 +178,29 @@ def _fit(
                 progress(LATENT, done + 1, _REFITS + 1)
             _fit_latent(bases[0], statistics, mean, _STEPS, 1, beta, penalty, generator)
     for basis in bases[1:]:  # the networks are common to them already
-        basis.load_state_dict({**bases[0].state_dict(), "density": basis.density})
+        _take_networks(basis, bases[0])
+
+
+def _take_networks(basis: Basis, other: Basis) -> None:
+    """Bring all of another basis but its volumes into one."""
+    own = {"density": basis.density, "mean": basis.mean}
+    basis.load_state_dict({**other.state_dict(), **own})
+
+
+@torch.no_grad()
+def _reach(
+    basis: Basis,
+    dataset: ParticleDataset,
+    rows: NDArray[np.int64],
+    progress: Callable[[str, int, int], None] | None,
+) -> None:
+    """Find what the particles show in the mean to Nyquist, where the volumes do not reach it, in place."""
+    if not basis.mean.numel():
+        return
+    found = LinearModes(box_size=basis.box_size, zdim=0, radius_px=basis.nyquist_px)
+    told = progress or (lambda what, done, n: None)
+    Expectation(found, dataset, rows, torch.Generator()).run(told)
+    basis.mean.copy_(found.density[0])
 
 
 def latent_steps(n_particles: int) -> list[int]:
