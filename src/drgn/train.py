@@ -207,6 +207,7 @@ def _trained(
     from drgn.run import Run
     from drgn.training import precision
     from drgn.training.callbacks import (
+        Agreement,
         BadBatches,
         Draws,
         EpochLine,
@@ -275,13 +276,14 @@ def _trained(
     watchers: list[pl.Callback] = [
         best,
         last,
+        Agreement(),
         Draws(seed),
         Throughput(),
-        EpochLine(),
         BadBatches(particles.table["key"]),
         Pictures(),
         *more_watchers,
         *(build(node, trust=trust, key=f"callbacks.{name}") for name, node in config["callbacks"].items()),
+        EpochLine(),
     ]
     if sys.stdout.isatty():
         watchers.append(ProgressBar())

@@ -25,6 +25,23 @@ def test_draws_are_of_the_seed_the_epoch_and_the_step():
     assert draws(0, 0, 0, batch=3, pieces=3) != first
 
 
+def test_every_process_comes_to_the_means_that_the_first_prints(capsys):
+    """Means over the processes are an exchange: where one asks alone, it waits for the others' next."""
+
+    class Trainer(SimpleNamespace):
+        @property
+        def callback_metrics(self):
+            self.asked.append(self.is_global_zero)
+            return {"train/loss_epoch": torch.tensor(1.5)}
+
+    asked = []
+    for first in (True, False):
+        trainer = Trainer(is_global_zero=first, asked=asked, current_epoch=0, max_epochs=2, callbacks=[])
+        callbacks.EpochLine().on_train_epoch_end(trainer, None)
+    assert asked == [True, False]
+    assert capsys.readouterr().out == "epoch 1/2  train/loss 1.50000\n"
+
+
 @pytest.mark.parametrize("zdim", [1, 2, 5])
 def test_the_picture_of_the_latents_shows_where_they_are(zdim):
     z = torch.zeros(100, zdim)

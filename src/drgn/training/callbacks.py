@@ -126,15 +126,22 @@ class ProgressBar(RichProgressBar):
         return shown
 
 
+class Agreement(Callback):
+    """The first to act at the end of an epoch: what others ask of all processes must come after it."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Bring together the poses that each process has moved."""
+        module.agree()
+
+
 class EpochLine(Callback):
     """One line an epoch where the output is a file: SLURM logs stay readable."""
 
-    @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Print the losses, the speed and the time left."""
-        if sys.stdout.isatty():
+        values = trainer.callback_metrics  # means over all processes, to which each must come
+        if sys.stdout.isatty() or not trainer.is_global_zero:
             return
-        values = trainer.callback_metrics
         parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
         shown = {"train/loss_epoch": "train/loss", "heldout/loss": "heldout/loss"}
         parts += [f"{said} {float(values[name]):.5f}" for name, said in shown.items() if name in values]

@@ -161,7 +161,7 @@ class ReconstructionModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Look back at the training, which is over for this epoch, and count anew."""
-        self._agree()
+        self.agree()
         self._require_finite()
         self._finite = 0
 
@@ -171,10 +171,10 @@ class ReconstructionModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Look back at the training, where nothing is held out."""
-        self._agree()
         self._require_finite()
 
-    def _agree(self) -> None:
+    def agree(self) -> None:
+        """Bring together the poses that each process has moved."""
         if self._pose is not None and not self.trainer.sanity_checking:
             self._pose.agree()
 
