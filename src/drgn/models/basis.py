@@ -2,6 +2,7 @@
 
 What an image says of the weights is all in two small arrays, see `Statistics`, which know its pose and its
 CTF. The volumes are found by expectation-maximisation (`training.expectation`) before a network is trained.
+Beyond the radius up to which they are found, the mean of the particles stands for each.
 """
 
 from collections.abc import Callable, Iterator, Sequence
