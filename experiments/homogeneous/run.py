@@ -1,14 +1,14 @@
 """One structure: decoders of several sizes beside voxel back-projection of the same images.
 
     export DRGN_DATA=data
-    python experiments/homogeneous/run.py --box 64 --images 10000 --models 128x3 256x3 512x3 1024x3
+    python experiments/homogeneous/run.py --box 64 --images 10000 --models 256x3 512x3 1024x3
     python experiments/homogeneous/run.py --box 128 --images 2500 --models 256x3 512x3 1024x3
 
 The set homogeneous (a 70S ribosome, SNR 0.1, defocus of EMPIAR-10028) in a field of 384 A. Each map is
 compared with the true one shell by shell: where the FSC falls below 0.5, without a mask and in a soft mask of
 the true map. `drgn`: the default, one epoch after the warm start; `none`: warmstart=none, so many epochs.
 `backproject`: map.mrc of `drgn backproject`, Wiener-filtered by its half maps. The truth is looked at in the
-end. Writes results.json, where figures of other boxes stay, and a picture of the curves.
+end. After each map writes results.json, where other figures stay, and a picture of the curves.
 """
 
 import argparse
@@ -69,6 +69,21 @@ def compared(
     return figures, curves[0]
 
 
+def drawn(curves: dict[str, list[float]], label: str, path: Path) -> None:
+    """Draw the FSC of each map with the truth."""
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for name, curve in curves.items():
+        wide = name == "backproject"
+        axes.plot(curve, label=name, lw=3 if wide else 1.3, color="0.6" if wide else None)
+    axes.axhline(0.5, color="0.8", lw=0.8)
+    shells = f"shell of {len(next(iter(curves.values()))) - 1}"
+    axes.set(xlabel=shells, ylabel="FSC with the true map, no mask", ylim=(-0.02, 1.02), title=label)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(
@@ -93,6 +108,7 @@ def main() -> None:
         results = json.loads(given.results.read_text()) if given.results.exists() else {}
         results.update({f"{label}.{name}.{key}": round(v, 4) for key, v in found[name].items()})
         given.results.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        drawn(curves, label, given.results.with_name(f"{label}.png"))
         print(label, name, {key: round(value, 3) for key, value in found[name].items()}, flush=True)
 
     spent = verb("backproject", truth, truth / "backproject")
@@ -105,24 +121,6 @@ def main() -> None:
             spent = verb("train", truth, output, *options, "trainer=cpu", "analyze=false", "seed=0")
             (volume,) = Run.open(output).volumes(np.zeros((1, 0)))
             keep(f"{way}_{model}", torch.from_numpy(volume), spent)
-    figure, axes = plt.subplots(figsize=(6, 4))
-    for name, curve in curves.items():
-        axes.plot(
-            curve,
-            label=name,
-            lw=3 if name == "backproject" else 1.3,
-            color="0.6" if name == "backproject" else None,
-        )
-    axes.axhline(0.5, color="0.8", lw=0.8)
-    axes.set(
-        xlabel=f"shell of {given.box // 2}",
-        ylabel="FSC with the true map, no mask",
-        ylim=(-0.02, 1.02),
-        title=label,
-    )
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(given.results.with_name(f"{label}.png"), dpi=110)
 
 
 if __name__ == "__main__":
