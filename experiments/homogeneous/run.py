@@ -100,16 +100,16 @@ def main() -> None:
     truth = simulated(given.box, given.images, given.folder / label)
     (path,) = (truth / "maps").glob("*.mrc")
     true, pixel_size_A = torch.from_numpy(read_volume(path)[0].copy()), FIELD_A / given.box
-    found, curves = {}, {}
+    curves: dict[str, list[float]] = {}
 
     def keep(name: str, volume: torch.Tensor, spent: dict[str, float]) -> None:
         figures, curves[name] = compared(volume, true, pixel_size_A)
-        found[name] = {**figures, **spent}
+        figures |= spent
         results = json.loads(given.results.read_text()) if given.results.exists() else {}
-        results.update({f"{label}.{name}.{key}": round(v, 4) for key, v in found[name].items()})
+        results.update({f"{label}.{name}.{key}": round(v, 4) for key, v in figures.items()})
         given.results.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         drawn(curves, label, given.results.with_name(f"{label}.png"))
-        print(label, name, {key: round(value, 3) for key, value in found[name].items()}, flush=True)
+        print(label, name, {key: round(value, 3) for key, value in figures.items()}, flush=True)
 
     spent = verb("backproject", truth, truth / "backproject")
     keep("backproject", torch.from_numpy(read_volume(truth / "backproject" / "map.mrc")[0].copy()), spent)
