@@ -17,14 +17,13 @@ from torch import Tensor
 
 from drgn.data.dataset import ParticleDataset
 from drgn.data.halves import halves_of
-from drgn.data.matched import Matched, in_threads, matched_chunks
+from drgn.data.matched import Matched, in_threads, matched_chunks, threads_with_grids
 from drgn.formats.particles import Particles
 from drgn.physics import gridding, insertion, voxels
 from drgn.physics.fsc import fsc
 from drgn.physics.grids import shell_mean
 
 _LEAST = 0.05  # of a shell's mean weight, below which a voxel of a half map counts as that
-_GRID_BYTES = 4e9  # of the grids that threads add to
 
 
 class Sums(NamedTuple):
@@ -162,7 +161,7 @@ def _add_compiled(
 ) -> Sums:
     """Add chunks on the CPU, a grid to each thread."""
     size = 3 * voxels.half_grid(radius, 1).nbytes
-    threads = int(np.clip(_GRID_BYTES // size, 1, min(torch.get_num_threads(), len(chunks))))
+    threads = threads_with_grids(min(torch.get_num_threads(), len(chunks)), size)
     parts = [Sums(voxels.half_grid(radius, 2), voxels.half_grid(radius, 1)) for _ in range(threads)]
 
     def work(thread: int) -> None:

@@ -28,6 +28,8 @@ from drgn.formats.particles import Particles
 from drgn.formats.table import codes_of
 from drgn.physics.imaging import Batch
 
+_EVALUATED_PX = 1 << 18  # of the images of a batch that is not trained on
+
 
 class ParticleDataModule:
     """Particles with poses, as batches.
@@ -150,6 +152,12 @@ class ParticleDataModule:
         require_box_size(box_size, fields)
         return box_size
 
+    @property
+    def evaluated_at_once(self) -> int:
+        """Images in a batch that is not trained on: without gradients, more of small ones cost nothing."""
+        small = min(64, _EVALUATED_PX // self.box_size**2)
+        return min(max(self.batch_size, small), self.images_at_once)
+
     def prepare_data(self) -> None:
         """Make the prepared stack where it is not there yet (one process does)."""
         self.check()
@@ -255,8 +263,7 @@ class ParticleDataModule:
     def _loader(self, rows: NDArray[np.int64], seed: int | None) -> DataLoader[Batch]:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        # evaluation needs no gradients: larger batches cost nothing
-        size = self.batch_size if seed is not None else min(max(self.batch_size, 64), self.images_at_once)
+        size = self.batch_size if seed is not None else self.evaluated_at_once
         group = self.dataset.group.numpy()[rows]
         split_up: dict[str, int] = {}
         if seed is not None and trainer:

@@ -14,6 +14,7 @@ from drgn.physics import imaging
 from drgn.physics.imaging import Batch
 
 _CHUNK = 256
+_GRID_BYTES = 4e9  # of the grids that threads add to
 
 
 class Matched(NamedTuple):
@@ -70,3 +71,8 @@ def in_threads(work: Callable[[Any], None], items: list[Any], threads: int) -> N
             list(pool.map(work, items))
     finally:
         torch.set_num_threads(before)
+
+
+def threads_with_grids(threads: int, size_B: int) -> int:
+    """How many of the threads can have grids of that size each."""
+    return int(np.clip(_GRID_BYTES // size_B, 1, threads))

@@ -169,8 +169,11 @@ class Basis(nn.Module):
         if name not in self._grids or self._grids[name][:2] != state:
             with torch.no_grad():
                 half = _OVERSAMPLING * densities.shape[-1] // 2
-                parts = [torch.view_as_real(padded_transform(d, _OVERSAMPLING)[half:]) for d in densities]
-                self._grids[name] = (*state, torch.cat(parts, dim=-1).contiguous())
+                grid = densities.new_empty(half, 2 * half, 2 * half, 2 * len(densities))
+                for a, density in enumerate(densities):
+                    transform = padded_transform(density, _OVERSAMPLING)[half:]
+                    grid[..., 2 * a : 2 * a + 2] = torch.view_as_real(transform)
+                self._grids[name] = (*state, grid)
         return self._grids[name][2]
 
     def n_known(self, frequencies: Tensor) -> int:

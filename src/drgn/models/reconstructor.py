@@ -193,11 +193,11 @@ class Reconstructor(nn.Module):
         pixels: Tensor | None,
     ) -> Tensor:
         """Values (B, P') that the basis gives at z, at those of the frequencies (B, P) that it reaches."""
-        n = self.n_reached if pixels is None else int((pixels < self.n_reached).sum())
         with torch.autocast(known.device.type, enabled=False):
             start = basis.at(known, z)
             if not basis.mean.numel():
                 return start
+            n = self.n_reached if pixels is None else int((pixels < self.n_reached).sum())
             rest = slice(start.shape[1], n)
             beyond = basis.slices_of_mean(folded[:, rest], sign[:, rest])
             return torch.cat([start, beyond], dim=1)

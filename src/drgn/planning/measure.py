@@ -202,7 +202,7 @@ def _training(config: Mapping[str, Any], many: _Small, data: ParticleDataModule)
     n_train, n_heldout = int((~data.heldout).sum()), int(data.heldout.sum())
     world = _processes(settings)
     n_train = _limited(n_train, settings.get("limit_train_batches"), data.batch_size * world)
-    n_heldout = _limited(n_heldout, settings.get("limit_val_batches"), max(64, data.batch_size) * world)
+    n_heldout = _limited(n_heldout, settings.get("limit_val_batches"), data.evaluated_at_once * world)
     once = np.maximum(many.seconds("training") - pace.whole, 0)
     speed = 1 / max(pace.per_image[0], 1e-9)
     notes = [

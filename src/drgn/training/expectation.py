@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drgn.data.dataset import ParticleDataset
-from drgn.data.matched import Matched, in_threads, matched_chunks
+from drgn.data.matched import Matched, in_threads, matched_chunks, threads_with_grids
 from drgn.models.basis import Basis, Packed, Statistics, packed, shared
 from drgn.physics import gridding, masks, voxels
 from drgn.physics.grids import shell_mean
@@ -32,10 +32,8 @@ _VOXELS = 1 << 16  # solved at a time
 _LOCAL_PX = 1.5  # standard deviation of a neighbourhood, in pixels at the radius
 _LOCAL_FROM = 16  # radius in Fourier pixels from which noise is told from density
 _BANDS = (6, 10, 16, 24)  # Fourier pixels between the bands that each have a weight in a place
-_GRID_BYTES = 4e9  # of the grids that threads add to
-_KEPT = (
-    2 / 3
-) ** 3  # of the noise by a mean with linear weights: their mean square over their mean, per axis
+# of the noise by a mean with linear weights: their mean square over their mean, per axis
+_KEPT = (2 / 3) ** 3
 _SURE = 3  # standard deviations of a shell's noise that its power must be above
 _START = 0.1  # power of the first noise in that of the mean
 
@@ -163,7 +161,7 @@ class Expectation:
         """New volumes up to a radius from the moments of the weights, as of `Basis.moments`."""
         channels = 2 * self.volumes, self.lower.shape[1]
         size = sum(channels) * voxels.half_grid(radius, 1).nbytes
-        threads = max(1, min(self.threads, int(_GRID_BYTES // size)))
+        threads = threads_with_grids(self.threads, size)
         sums = [tuple(voxels.half_grid(radius, n) for n in channels) for _ in range(threads)]
         chunks = list(matched_chunks(self.dataset, self.rows, radius))
         moments = first.contiguous().numpy(), second.contiguous().numpy()
