@@ -62,6 +62,15 @@ def test_projecting_a_volume_equals_projecting_the_turned_molecule(molecule, siz
     assert _correlation(slices.project(volume.flip(0).roll(1 - size % 2, 0), rotation), turned).mean() < 0.8
 
 
+@pytest.mark.parametrize(("size", "padding", "reach"), [(16, 2, 15), (16, 2, 3), (15, 2, 14), (12, 3, 0)])
+def test_half_of_the_padded_transform_is_that_of_the_whole(size, padding, reach):
+    volume = torch.randn(size, size, size, generator=torch.Generator().manual_seed(0))
+    whole, h = slices.padded_transform(volume, padding), size * padding // 2
+    near = slice(h - reach, h + reach + 1)
+    half = slices.padded_half(volume, padding, reach)
+    torch.testing.assert_close(half, whole[h : h + reach + 1, near, near], atol=1e-4, rtol=0)
+
+
 def test_padding_makes_the_projection_better(molecule):
     rotation = _rotations(4)
     volume = molecule.density(48, PIXEL_A)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from drgn.physics import fourier
 from drgn.physics.grids import radii
-from drgn.physics.slices import padded_transform
+from drgn.physics.slices import padded_half
 
 _OVERSAMPLING = 2  # of the grid that slices are interpolated from
 _LOW = 8  # Fourier pixels in which the volumes of two bases are compared
@@ -169,10 +169,10 @@ class Basis(nn.Module):
         if name not in self._grids or self._grids[name][:2] != state:
             with torch.no_grad():
                 half = _OVERSAMPLING * densities.shape[-1] // 2
-                grid = densities.new_empty(half, 2 * half, 2 * half, 2 * len(densities))
+                grid = densities.new_zeros(half, 2 * half, 2 * half, 2 * len(densities))
                 for a, density in enumerate(densities):
-                    transform = padded_transform(density, _OVERSAMPLING)[half:]
-                    grid[..., 2 * a : 2 * a + 2] = torch.view_as_real(transform)
+                    transform = padded_half(density, _OVERSAMPLING, half - 1)
+                    grid[:, 1:, 1:, 2 * a : 2 * a + 2] = torch.view_as_real(transform)
                 self._grids[name] = (*state, grid)
         return self._grids[name][2]
 

@@ -9,11 +9,9 @@ from torch import Tensor
 from drgn.physics import voxels
 
 
-def half_of(transform: Tensor, reach: int) -> Tensor:
-    """The voxels of a centred transform with 0 <= z <= reach and |x|, |y| <= reach."""
-    h = transform.shape[-1] // 2
-    side = slice(h - reach, h + reach + 1)
-    return transform[h : h + reach + 1, side, side]
+def put(half: Tensor, grid: NDArray[Any], a: int) -> None:
+    """Write what `slices.padded_half` gives into channels 2 a and 2 a + 1 of a half grid."""
+    centre_of(grid, len(half) - 1)[..., 2 * a : 2 * a + 2] = torch.view_as_real(half).numpy()
 
 
 def centre_of(grid: NDArray[Any], reach: int) -> NDArray[Any]:
@@ -36,12 +34,13 @@ def density_of(half: Tensor, side: int, box_size: int) -> Tensor:
         D, even.
     """
     reach = len(half) - 1
-    at = torch.arange(-reach, reach + 1) % side
-    transform = torch.zeros(side, side, side // 2 + 1, dtype=half.dtype)  # (y, x, z): rfft halves the last
-    transform[at[:, None], at[None], : reach + 1] = half.permute(1, 2, 0)
-    wide = torch.fft.irfftn(transform, s=(side,) * 3)
     middle = torch.arange(-(box_size // 2), box_size // 2) % side  # the origin is the first element
-    return wide[middle[:, None, None], middle[None, :, None], middle].permute(2, 0, 1).contiguous()
+    for axis in (2, 1):
+        shape = list(half.shape)
+        shape[axis] = side - 2 * reach - 1
+        parts = half.narrow(axis, reach, reach + 1), half.new_zeros(shape), half.narrow(axis, 0, reach)
+        half = torch.fft.ifft(torch.cat(parts, dim=axis), dim=axis).index_select(axis, middle)
+    return torch.fft.irfft(half, n=side, dim=0).index_select(0, middle)
 
 
 def density_at(values: Tensor, inside: Tensor, reach: int, side: int, box_size: int) -> Tensor:

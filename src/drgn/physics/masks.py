@@ -114,5 +114,16 @@ def local_weight(volume: Tensor, noise_power: Tensor, sd_px: float) -> Tensor:
         (D, D, D): 1 - 2 N / P of the local power P and that of the noise N, 0 below that: twice
         the noise, since P of noise alone scatters about N.
     """
-    power = torch.from_numpy(ndimage.gaussian_filter(volume.square().numpy(), sd_px, mode="constant"))
+    power = _smoothed(volume.square(), sd_px)
     return (1 - 2 * noise_power / power.clamp_min(1e-30)).clamp_min(0)
+
+
+def _smoothed(volume: Tensor, sd_px: float) -> Tensor:
+    """A volume (D, D, D) under a Gaussian, nothing beyond its edges; sd_px >= 1.
+
+    As products of matrices, which take the same time for a wide Gaussian as for a narrow one.
+    """
+    at = torch.arange(len(volume), dtype=volume.dtype)
+    share = torch.exp(-0.5 * ((at - at[:, None]) / sd_px).square()) / (sd_px * math.sqrt(2 * math.pi))
+    volume = (share @ volume.flatten(1)).view_as(volume)
+    return share @ volume @ share

@@ -84,12 +84,45 @@ def padded_transform(volume: Tensor, padding: int = 2) -> Tensor:
     from the result takes frequencies in cycles per pixel divided by nothing: coordinates stay those of the
     original pixel, since padding changes the number of samples and not their spacing in real space.
     """
+    return fourier.fft(fourier.pad(_corrected(volume, padding), volume.shape[-1] * padding, 3), 3)
+
+
+def padded_half(volume: Tensor, padding: int, reach: int) -> Tensor:
+    """The voxels with 0 <= z <= reach and |x|, |y| <= reach of `padded_transform`, no others computed.
+
+    Parameters
+    ----------
+    volume
+        (D, D, D), float32.
+    padding
+        Factor of oversampling.
+    reach
+        Below padding * D / 2.
+
+    Returns
+    -------
+    Tensor
+        (reach + 1, 2 reach + 1, 2 reach + 1) complex.
+    """
     size = volume.shape[-1]
     padded = size * padding
-    axis = (torch.arange(size, device=volume.device) - size // 2) / padded
+    at = torch.arange(-reach, reach + 1, device=volume.device, dtype=torch.float64)
+    centre = torch.exp(2j * torch.pi * (size // 2) / padded * at).to(torch.complex64)  # is at element D // 2
+    values = torch.fft.rfft(_corrected(volume, padding), n=padded, dim=0)[: reach + 1]
+    values = values * centre[reach:, None, None]
+    for axis, factor in ((1, centre[:, None]), (2, centre)):
+        values = torch.fft.fft(values, n=padded, dim=axis)
+        parts = values.narrow(axis, padded - reach, reach), values.narrow(axis, 0, reach + 1)
+        values = torch.cat(parts, dim=axis).mul_(factor)
+    return values
+
+
+def _corrected(volume: Tensor, padding: int) -> Tensor:
+    """A volume (D, D, D) over the fall-off that interpolating its oversampled transform will cause."""
+    size = volume.shape[-1]
+    axis = (torch.arange(size, device=volume.device) - size // 2) / (size * padding)
     window = torch.sinc(axis).to(volume.dtype) ** 2
-    corrected = volume / (window[:, None, None] * window[None, :, None] * window[None, None, :])
-    return fourier.fft(fourier.pad(corrected, padded, 3), 3)
+    return volume / (window[:, None, None] * window[None, :, None] * window[None, None, :])
 
 
 def project(volume: Tensor, rotation: Tensor, padding: int = 2) -> Tensor:

@@ -22,10 +22,10 @@ from torch import Tensor
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
 from drgn.formats.stacks import ImageReader
-from drgn.physics import fourier, imaging, voxels
+from drgn.physics import fourier, gridding, imaging, voxels
 from drgn.physics.ctf import PARAMETERS
 from drgn.physics.grids import half_lattice
-from drgn.physics.slices import padded_transform
+from drgn.physics.slices import padded_half
 from drgn.scoring.truth import Truth
 from drgn.simulation.noise import noise_filter
 
@@ -131,7 +131,7 @@ def log_likelihood(
         part = maps[first : first + block]
         grid = voxels.half_grid(radius, 2 * len(part))
         for a, read in enumerate(part):
-            _fill(grid, a, padded_transform(read(), _OVERSAMPLING))
+            gridding.put(padded_half(read(), _OVERSAMPLING, radius - 1), grid, a)
 
         def work(chunk: slice, grid: np.ndarray = grid, columns: slice = slice(first, first + block)) -> None:
             power, overlap = voxels.fit_whole(grid, *_kernel(images(rows[chunk]), coordinates))
@@ -218,16 +218,6 @@ def require_maps_of_images(truth: Truth) -> None:
 
 def _kernel(part: Centred, coordinates: np.ndarray) -> tuple[np.ndarray, ...]:
     return part.rotation, coordinates, part.centred, part.weight
-
-
-def _fill(grid: np.ndarray, a: int, transform: Tensor) -> None:
-    """Put a centred transform (S, S, S) of a real volume into channel a of a half grid of radius S / 2."""
-    middle = len(transform) // 2
-    reach, origin = middle - 1, grid.shape[2] // 2 - 1
-    near = slice(middle - reach, middle + reach + 1)
-    part = torch.view_as_real(transform[middle : middle + reach + 1, near, near].contiguous())
-    there = slice(origin - reach, origin + reach + 1)
-    grid[: reach + 1, there, there, 2 * a : 2 * a + 2] = part.numpy()
 
 
 def _threaded(work: Callable[[slice], None], n: int) -> Iterator[slice]:

@@ -21,7 +21,7 @@ from drgn.data.matched import Matched, in_threads, matched_chunks, threads_with_
 from drgn.models.basis import Basis, Packed, Statistics, packed, shared
 from drgn.physics import gridding, masks, voxels
 from drgn.physics.grids import shell_mean
-from drgn.physics.slices import padded_transform
+from drgn.physics.slices import padded_half
 from drgn.training import scratch
 
 _PASSES = ((8, 4), (12, 2), (16, 2), (24, 2))  # radius in Fourier pixels, passes at it
@@ -149,8 +149,7 @@ class Expectation:
         grid = voxels.half_grid(_OVERSAMPLING * radius, 2 * self.volumes)
         reach = min(_OVERSAMPLING * radius + 1, side * _OVERSAMPLING // 2 - 1)
         for a, density in enumerate(self.basis.density):
-            half = gridding.half_of(padded_transform(density, _OVERSAMPLING), reach)
-            gridding.centre_of(grid, reach)[..., 2 * a : 2 * a + 2] = torch.view_as_real(half).numpy()
+            gridding.put(padded_half(density, _OVERSAMPLING, reach), grid, a)
         return grid
 
     def refit(self, first: Tensor, second: Tensor) -> None:
