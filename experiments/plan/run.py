@@ -12,15 +12,20 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BOX_32 = ["set=uniform_small", "n_particles=2500", "box_size=32", "pixel_size_A=12", "shift_px=2"]
+SETS = {
+    "box32": ["n_particles=2500", "box_size=32", "pixel_size_A=12", "shift_px=2"],
+    "box64": [],
+    "box128": ["n_particles=1000", "box_size=128", "pixel_size_A=3", "shift_px=10"],
+}
 SETTINGS = {
-    "box32_256x3": (BOX_32, ["model=256x3", "epochs=4"]),
-    "box32_256x3_no_warm_start": (BOX_32, ["model=256x3", "epochs=4", "warmstart=none"]),
+    "box32_256x3": ("box32", ["model=256x3", "epochs=4"]),
+    "box32_256x3_no_warm_start": ("box32", ["model=256x3", "epochs=4", "warmstart=none"]),
     "box16_1024x3": (
-        BOX_32,
+        "box32",
         ["model=1024x3", "epochs=1", "dataset.box_size=16", "warmstart=none", "analyze=false"],
     ),
-    "box64_256x3": (["set=uniform_small"], ["model=256x3", "epochs=1"]),
+    "box64_256x3": ("box64", ["model=256x3", "epochs=1"]),
+    "box128_256x3": ("box128", ["model=256x3", "epochs=1"]),
 }
 
 
@@ -29,10 +34,11 @@ def main() -> None:
     if sys.argv[2] == "--one":
         return one(Path(sys.argv[3]), sys.argv[4:])
     for name in sys.argv[2:]:
-        made, options = SETTINGS[name]
-        data = work / "sets" / ("box64" if made == ["set=uniform_small"] else "box32")
+        images, options = SETTINGS[name]
+        data = work / "sets" / images
         if not (data / "particles.star").is_file():
-            drgn("drgn.simulate", *made, "microscope.table=null", f"output={data}")
+            made = ["set=uniform_small", *SETS[images], "microscope.table=null"]
+            drgn("drgn.simulate", *made, f"output={data}")
         folder = work / name
         words = ["dataset=custom", f"dataset.particles={data / 'particles.star'}", *options]
         words += [f"dataset.cache={folder / 'cache'}", f"output={folder / 'run'}"]

@@ -119,11 +119,15 @@ def local_weight(volume: Tensor, noise_power: Tensor, sd_px: float) -> Tensor:
 
 
 def _smoothed(volume: Tensor, sd_px: float) -> Tensor:
-    """A volume (D, D, D) under a Gaussian, nothing beyond its edges; sd_px >= 1.
+    """A volume (D, D, D) under a Gaussian to four standard deviations, nothing beyond the volume's edges.
 
     As products of matrices, which take the same time for a wide Gaussian as for a narrow one.
     """
-    at = torch.arange(len(volume), dtype=volume.dtype)
-    share = torch.exp(-0.5 * ((at - at[:, None]) / sd_px).square()) / (sd_px * math.sqrt(2 * math.pi))
+    reach = int(4 * sd_px + 0.5)
+    at = torch.arange(-reach, reach + 1, dtype=volume.dtype)
+    gaussian = torch.exp(-0.5 * (at / sd_px).square())
+    wide = torch.nn.functional.pad(gaussian / gaussian.sum(), (len(volume), len(volume)))
+    centre = torch.arange(len(volume))
+    share = wide[len(volume) + reach + centre - centre[:, None]]
     volume = (share @ volume.flatten(1)).view_as(volume)
     return share @ volume @ share
