@@ -44,6 +44,8 @@ def train(
         raise ValueError("a defect")
     if epochs == 14:
         raise KeyboardInterrupt
+    if epochs == 15:
+        raise BrokenPipeError("of a reader")
     print("called", epochs, latent.get("zdim"), output, *sys.argv[1:], sep="|")
 
 main = command(train)
@@ -91,6 +93,21 @@ def test_help_is_the_docstring_and_the_options(verb):
     assert f"drgn {verb}" in short.stdout, "the docstring has examples"
     for name in composed(verb):
         assert re.search(rf"^  ({name}:|{name}  )", short.stdout, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("words", [["--help"], ["epochs=2"]])
+def test_a_reader_that_has_gone_is_no_defect(fake, tmp_path, words):
+    program = [sys.executable, "-m", "fake", *words]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(program, cwd=tmp_path, env=ENVIRONMENT, **pipe) as process:
+        process.stdout.close()  # before anything is written
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def test_another_broken_pipe_is_a_defect(fake):
+    defect = fake("epochs=15")
+    assert (defect.returncode, defect.stderr.splitlines()[-1]) == (1, "BrokenPipeError: of a reader")
 
 
 @pytest.mark.parametrize(

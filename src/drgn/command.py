@@ -9,11 +9,12 @@ Hydra is imported when a command runs, so that `--help` is instant.
 
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from drgn import CONF
 from drgn.errors import REFUSALS, InputError, say, visible
@@ -42,11 +43,12 @@ def command(function: Callable[..., Any]) -> Callable[[], None]:
     Returns
     -------
     Callable
-        Reads sys.argv, calls `function`; ends the process with 2 on a mistake, 130 on Ctrl-C.
+        Reads sys.argv, calls `function`; ends the process with 2 on a mistake, 130 on Ctrl-C, 1 when nobody
+        reads what it prints any more.
     """
     verb = function.__name__
 
-    def main() -> None:
+    def answer() -> None:
         if {"-h", "--help"} & set(sys.argv[1:]):
             say(help_text(verb, sys.modules[function.__module__].__doc__ or ""))
             return
@@ -56,6 +58,13 @@ def command(function: Callable[..., Any]) -> Callable[[], None]:
             sys.exit(_complain(verb, str(error), 2))
         except KeyboardInterrupt:
             sys.exit(_complain(verb, "interrupted", 130))
+
+    def main() -> None:
+        try:
+            answer()
+            print(end="", flush=True)  # here, since Python's own flush at the end would complain
+        except BrokenPipeError as error:
+            _end_unread(error)
 
     return main
 
@@ -111,6 +120,10 @@ def _run(function: Callable[..., Any], verb: str) -> None:
             arguments = bind(function, options)
             _narrow_argv(options, config_dir)
             return function(**arguments)
+        except BrokenPipeError as error:
+            if os.getpid() != process:
+                raise
+            _end_unread(error)  # here, since Hydra would print a line
         except (InputError, OSError) as error:
             mistake = error if isinstance(error, InputError) else _refusal(error)
             if mistake is None or os.getpid() != process:  # a launcher's worker
@@ -134,6 +147,20 @@ def _run(function: Callable[..., Any], verb: str) -> None:
         _complain(verb, str(mistake), 2)
     if mistakes:
         raise mistakes[-1]
+
+
+def _end_unread(error: BrokenPipeError) -> NoReturn:
+    """End with 1 where the reader of standard output has closed it, as `head` does.
+
+    Another broken pipe, such as one to a process that reads batches, is a defect: that error is raised.
+    """
+    looked = select.poll()
+    if sys.stdout is not None:
+        looked.register(sys.stdout, 0)
+    if not looked.poll(0):
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
+    sys.exit(1)
 
 
 def _refusal(error: OSError) -> InputError | None:

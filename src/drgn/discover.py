@@ -86,9 +86,12 @@ def discover(
     latents = opened.latents()
     if len(latents.z) < 50:
         raise InputError(f"{opened.path} has {len(latents.z)} particles; states are not looked for below 50.")
+    known = bool(np.isfinite(latents.logvar).all())
+    if not known:
+        say(f"{opened.path} has no variances of its latents: states are parted by the latents' spread alone")
     states = discovery.discover(
         latents.z,
-        np.exp(latents.logvar),
+        np.exp(latents.logvar) if known else None,
         seed,
         threshold=threshold,
         smallest_share=smallest_share,

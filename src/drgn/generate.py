@@ -80,8 +80,11 @@ def generate(
     ------
     InputError
         When not exactly one of the five is given, when the latents do not have the run's dimension, or when
-        the run has no halves; a mask of another box or pixel size, a window that is not positive.
+        the run has no halves, or no variances for samples; a mask of another box or pixel size, a window that
+        is not positive.
     """
+    import numpy as np
+
     from drgn.analysis import points
     from drgn.analysis.volumes import write_spread, write_volumes
     from drgn.run import Run
@@ -94,6 +97,14 @@ def generate(
     latents = points.wanted(
         opened, z=z, z_file=z_file, kmeans=kmeans, labels=labels, particles=particles, seed=seed
     )
+    if samples is not None and particles is not None:
+        encoded = opened.latents()
+        rows = points.rows_of(encoded.key, particles)
+        if not np.isfinite(encoded.logvar[rows]).all():
+            raise InputError(
+                f"samples={samples}: {opened.path} has no variances of these latents, expected those of the"
+                " particles' posteriors; leave samples= out"
+            )
     folder = output or opened.folder("volumes")
     if halves:
         from drgn.scoring import foreign_maps
@@ -118,9 +129,7 @@ def generate(
                 raise InputError(f"{name}={value} is of half maps: give halves=true, or leave it out.")
         volumes = write_volumes(opened, latents, folder)
     if samples is not None and particles is not None:
-        known = opened.latents()
-        rows = points.rows_of(known.key, particles)
-        write_spread(opened, known.z[rows], known.logvar[rows], samples, volumes.paths, seed)
+        write_spread(opened, encoded.z[rows], encoded.logvar[rows], samples, volumes.paths, seed)
     say(f"{len(volumes)} volume{'s' * (len(volumes) != 1)} in {folder}")
     return volumes.paths
 

@@ -5,6 +5,7 @@ run.latents().z, run.particles().table, next(run.volumes(z))
 """
 
 import json
+import os
 import platform
 import sys
 import time
@@ -26,6 +27,7 @@ from drgn.errors import InputError
 from drgn.formats.atomic import replacing
 from drgn.formats.cryodrgn_run import is_run
 from drgn.formats.documents import read_json, read_yaml
+from drgn.formats.identity import match
 from drgn.formats.inside import require_inside
 from drgn.formats.particles import Particles
 from drgn.formats.seal import BEST, LAST, PREVIOUS, require_whole
@@ -40,6 +42,16 @@ from drgn.training.encode import Encoded, Latents
 from drgn.training.run_files import checked_config, load_weights, read_facts, read_latents, require_fitting
 
 _RUNS = Path("outputs/train")
+_PATHS = (
+    "particles",
+    "poses",
+    "ctf",
+    "datadir",
+    "indices",
+    "passthrough",
+    "consensus",
+    "cache",
+)  # of the dataset
 
 
 class Run:
@@ -96,6 +108,7 @@ class Run:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "host": platform.node(),
+            "working_folder": os.getcwd(),
             "command": sys.argv,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "box_size": box_size,
@@ -216,11 +229,10 @@ class Run:
     @cached_property
     def datamodule(self) -> ParticleDataModule:
         """The data the run was trained on."""
-        node = {k: v for k, v in self.config["dataset"].items() if k != "simulate"}
+        node = _found_again(self.config["dataset"], self.info.get("working_folder"))
         searched = str(self.config["pose"].get("_target_")).endswith("SearchedPose")
         found = self.place("poses.star")
-        if searched and found.is_file():
-            node |= {"poses": found, "preflight": False}
+        node |= {"preflight": False} if searched else {}
         try:
             module = build(node, trust=self._trust, key="dataset", half_sets=self.config.get("half_sets"))
         except InputError as error:
@@ -228,6 +240,10 @@ class Run:
         if not isinstance(module, ParticleDataModule):
             raise InputError(f"{self.path / 'config.yaml'}: dataset names no particles")
         module.posed = not searched or found.is_file()
+        if searched and found.is_file():
+            own, posed = module.particles, Particles.from_file(found)
+            rows = match(own.table, posed.table, own.source.path, str(found))
+            module.particles = own.posed_as(posed, rows)
         return module
 
     def particles(self) -> Particles:
@@ -308,6 +324,17 @@ class Run:
         return table.loc[keys].reset_index(drop=True)
 
 
+def _found_again(dataset: Mapping[str, Any], folder: object) -> dict[str, Any]:
+    """Options of the dataset; relative paths that are not here are looked for where training was started."""
+    node = {key: value for key, value in dataset.items() if key != "simulate"}
+    for key in _PATHS:
+        value = node.get(key)
+        if isinstance(value, str) and isinstance(folder, str) and not os.path.exists(value):
+            there = os.path.join(folder, value)
+            node[key] = there if os.path.exists(there) else value
+    return node
+
+
 def build_reconstructor(
     config: Mapping[str, Any],
     *,
@@ -335,6 +362,11 @@ def build_reconstructor(
     zdim = int(config["latent"].get("zdim", 0))
     if "zdim" in config["latent"] and zdim < 1:
         raise InputError(f"latent.zdim={zdim}: expected at least 1; a homogeneous model is latent=none")
+    if zdim and str(config["latent"].get("_target_")).endswith("NoLatent"):  # model=classes gives a zdim
+        raise InputError(
+            f"latent=none has no dimensions, but latent.zdim={zdim} is given (model=classes gives it): leave"
+            " out latent=none, or give another model="
+        )
     n_pixels = len(half_lattice(box_size, 2))
     runtime: dict[str, Any] = {
         "box_size": box_size,

@@ -157,6 +157,7 @@ def _built(config: dict[str, Any]) -> tuple[Any, Callable[..., Any], list[Any]]:
     """
     from drgn.models.poses import SearchedPose
     from drgn.run import build_reconstructor
+    from drgn.training.module import require_usable
 
     trust = config["trust"]
     node = {k: v for k, v in config["dataset"].items() if k != "simulate"}
@@ -165,11 +166,9 @@ def _built(config: dict[str, Any]) -> tuple[Any, Callable[..., Any], list[Any]]:
     known = {"box_size": data.box_size, "n_particles": len(data.particles), "trust": trust}
     model = partial(build_reconstructor, config, **known)
     data.posed = not isinstance(model().pose, SearchedPose)
-    return (
-        data,
-        model,
-        [build(config[key], trust=trust, key=key) for key in ("optimizer", "schedule", "pixels")],
-    )
+    steps = [build(config[key], trust=trust, key=key) for key in ("optimizer", "schedule", "pixels")]
+    require_usable(steps[0])
+    return data, model, steps
 
 
 def _planned(config: dict[str, Any], data: Any, stages: Any) -> float:
@@ -370,14 +369,19 @@ def _options(verb: str) -> dict[str, Any]:
 
 
 def _analyze(path: Path, trust: list[str]) -> None:
+    from drgn.analysis import clusters
     from drgn.analyze import analyze
+    from drgn.run import Run
 
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
         say("no analysis: it needs `pip install drgn[analyze]`; then: drgn analyze run=" + str(path))
         return
-    analyze(**{**_options("analyze"), "run": path, "trust": trust, "output": None})
+    options, run = _options("analyze"), Run.open(path, trust=trust)
+    if run.zdim:  # few particles, or classes that are certain of all
+        options["kmeans"] = min(options["kmeans"], clusters.most(run.latents().z))
+    analyze(**{**options, "run": path, "trust": trust, "output": None})
 
 
 def _summary(data: Any, reconstructor: Any, path: Path) -> str:

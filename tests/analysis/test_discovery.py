@@ -48,6 +48,16 @@ def test_as_many_states_as_there_are(k):
     assert states.probability.max() <= 1 + 1e-9
 
 
+def test_states_are_found_without_variances():
+    rng = np.random.default_rng(3)
+    points, label = blobs(3, rng)
+    z, _ = noisy(points, rng)
+    states = discover(z, None, 0, resamples=0)
+    assert adjusted_rand_score(label, states.labels) > 0.95
+    assert noise_units(z, None).shape == z.shape  # no dimension is taken for noise
+    np.testing.assert_allclose(np.var(noise_units(z, None), axis=0).sum(), 8)
+
+
 def test_rare_states_are_found_down_to_the_share_asked_for():
     rng = np.random.default_rng(0)
     points, label = blobs(3, rng, shares=[0.9, 0.06, 0.04])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from drgn.errors import InputError
 from drgn.models import basis
 from drgn.models.basis import Packed, Statistics, packed, shared, unpacked
 from drgn.models.classes import Classes
@@ -182,3 +183,19 @@ def test_the_moments_of_classes_are_their_probabilities(monkeypatch):
     first, second = classes.moments(Packed(packed(known.gram), known.overlap))
     torch.testing.assert_close(first, probability)
     torch.testing.assert_close(unpacked(second), torch.diag_embed(probability))
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [
+        (Subspace, "radius_px", 0),
+        (LinearModes, "radius_px", -3),
+        (Classes, "radius_px", 0),
+        (Subspace, "modes", 0),
+        (Subspace, "modes", -1),
+        (Subspace, "hidden_dim", 0),
+    ],
+)
+def test_sizes_are_at_least_one(kind, option, value):
+    with pytest.raises(InputError, match=rf"^warmstart\.{option}={value}: expected at least 1$"):
+        kind(box_size=16, zdim=2, **{option: value})

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from drgn.errors import InputError
 from drgn.models.encoders import BackProjectingEncoder, MLPEncoder, Observation
 from drgn.physics import imaging, slices
 from drgn.physics.grids import half_lattice
@@ -121,3 +122,10 @@ def test_the_mlp_encoder_scales_its_input_by_signal_and_noise():
     amplitude = torch.tensor([0.0, 3.0])
     model = MLPEncoder(amplitude=amplitude, zdim=1, hidden_dim=4, layers=1)
     torch.testing.assert_close(model.scale, torch.tensor([1.0, 10**-0.5]))
+
+
+@pytest.mark.parametrize("radius_px", [-2.0, 0.0, 1.0, float("nan")])
+def test_a_radius_without_frequencies_is_refused(radius_px):
+    with pytest.raises(InputError, match=r"^model\.encoder\.radius_px=\S+: expected more than 1$"):
+        encoder(radius_px)
+    assert encoder(1.5).n_voxels > 1

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from drgn.errors import InputError
 from drgn.models.mlp import ResidualMLP
 
 
@@ -38,3 +39,8 @@ def test_leading_axes_are_kept_and_an_offset_spreads_over_them():
     out = network(x, offset)
     assert out.shape == (4, 7, 2)
     torch.testing.assert_close(out[2, 5], network(x[2:3, 5:6], offset[2:3])[0, 0])
+
+
+def test_a_network_has_a_width():
+    with pytest.raises(InputError, match=r"^model\.hidden_dim=0: expected at least 1$"):
+        ResidualMLP(in_dim=1, hidden_dim=0, layers=1, out_dim=1)

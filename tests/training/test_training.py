@@ -8,6 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from drgn.analysis.history import losses
+from drgn.errors import InputError
 from drgn.run import Run
 from drgn.training.loaders import Loaders
 from drgn.training.module import ReconstructionModule
@@ -191,3 +192,13 @@ def test_training_with_a_penalty_on_nuisance_variables(train_tiny, options):
         assert penalty.whiten.abs().max() > 0
         assert penalty.correlation.abs().max() > 0
     assert np.isfinite(run.latents().z).all()
+
+
+@pytest.mark.parametrize(
+    "words", [["optimizer.lr=-1"], ["optimizer.lr=nan"], ["optimizer=adamw", "optimizer.weight_decay=-1"]]
+)
+def test_an_optimizer_that_cannot_be_made_is_told_before_the_images_are_prepared(train_tiny, tmp_path, words):
+    cache = tmp_path / "prepared"
+    with pytest.raises(InputError, match=r"^optimizer: Invalid (learning rate|weight_decay value): (-1|nan)"):
+        train_tiny(*words, f"dataset.cache={cache}", output=tmp_path / "run")
+    assert not cache.exists()

@@ -254,3 +254,9 @@ def test_what_needs_volumes_says_so(words):
     config = compose("train", words)
     with pytest.raises(InputError, match="warmstart=linear"):
         build_reconstructor(config, box_size=32, n_particles=10)
+
+
+def test_classes_without_a_latent_are_refused():
+    config = compose("train", ["model=classes", "latent=none"])
+    with pytest.raises(InputError, match=r"^latent=none .* latent\.zdim=4 is given .* leave out latent=none"):
+        build_reconstructor(config, box_size=32, n_particles=10)

@@ -80,6 +80,15 @@ def test_a_wrong_suffix(finished, labels, tmp_path):
         make(finished, tmp_path / "kept.csv", clusters=[0])
 
 
+@pytest.mark.parametrize(("name", "images"), [("particles.star", False), ("particles.cs", True), ("", False)])
+def test_what_is_read_is_not_replaced(finished, star, labels, monkeypatch, name, images):
+    before = {path: path.read_bytes() for path in star.parent.glob("particles.*")}
+    assert len(before) >= 2
+    with pytest.raises(InputError, match=r"particles\.\w+ is read here and would be replaced"):
+        make(finished, star.parent / name, clusters=[0], images=images)
+    assert {path: path.read_bytes() for path in star.parent.glob("particles.*")} == before
+
+
 def test_several_files_intersect_or_unite(finished, labels, tmp_path, capsys):
     np.save(tmp_path / "a.npy", np.arange(0, 60))
     np.save(tmp_path / "b.npy", np.arange(40, 100))

@@ -10,6 +10,7 @@ import yaml
 
 from drgn.analyze import analyze
 from drgn.command import compose
+from drgn.discover import discover
 from drgn.errors import InputError
 from drgn.filter import filter as select
 from drgn.foreign_run import ForeignRun
@@ -195,3 +196,25 @@ def test_networks_of_another_kind_are_named(decoding, tmp_path):
     (other / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(InputError, match=r"have no decoder\.decoder\.main\.6\.linear\.weight, which config"):
         next(Run.open(other).volumes(np.zeros((1, 3))))
+
+
+def test_it_has_states_but_no_spread_without_variances(decoding, tmp_path, capsys):
+    folder = tmp_path / "vae"
+    shutil.copytree(decoding[0], folder, ignore=shutil.ignore_patterns("drgn", "o"))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["dataset_args"]["ind"] = None
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    state = np.arange(100) % 2
+    z = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
+    z[:, 0] += 20 * state
+    (folder / "z.4.pkl").write_bytes(pickle.dumps(z))
+    assert np.isnan(Run.open(folder).latents().logvar).all()
+    discover(**{**compose("discover"), "run": folder, "resamples": 1})
+    assert "has no variances of its latents" in capsys.readouterr().out
+    with np.load(folder / "drgn" / "discover" / "labels.npz") as found:
+        assert len(set(zip(found["label"], state, strict=True))) == 2
+    key = str(Run.open(folder).latents().key[0])
+    options = {**compose("generate"), "run": folder, "particles": [key], "output": tmp_path / "maps"}
+    with pytest.raises(InputError, match=r"samples=4: .* has no variances of these latents"):
+        generate(**{**options, "samples": 4})
+    assert not (tmp_path / "maps").exists()

@@ -1,6 +1,7 @@
 """drgn train from its options to the run folder, and the sentences that answer mistakes."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -140,6 +141,47 @@ def test_a_run_goes_on_with_more_epochs(train_tiny, tmp_path):
     train_tiny("resume=false", output=tmp_path)
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["state_dict"]["images_seen"] == 240
+
+
+def test_a_run_is_opened_from_another_folder(train_tiny, trained, tmp_path, monkeypatch):
+    folder, name = os.path.split(Run.open(trained).particles().source.path)
+    monkeypatch.chdir(folder)
+    run = train_tiny(f"dataset.particles={name}", "dataset.preflight=false")
+    monkeypatch.chdir(tmp_path)
+    assert len(Run.open(run).particles()) == len(Run.open(run).latents().z)
+
+
+def test_a_run_that_starts_over_keeps_no_latents_of_the_old_network(train_tiny, tmp_path, monkeypatch):
+    train_tiny(output=tmp_path)
+
+    def ended(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("drgn.training.encode.encode", ended)
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny("resume=false", "seed=5", output=tmp_path)
+    with pytest.raises(InputError, match="run `drgn encode"):
+        Run.open(tmp_path).latents()
+
+
+@pytest.mark.filterwarnings("ignore:constrained_layout not applied")
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_few_particles_are_enough(train_tiny, tmp_path, n):
+    np.save(tmp_path / "few.npy", np.arange(n))
+    few = [f"dataset.indices={tmp_path / 'few.npy'}", "dataset.heldout_fraction=0", "dataset.preflight=false"]
+    run = train_tiny("warmstart=subspace", *few, f"analyze={n > 1}", "trainer.log_every_n_steps=1")
+    z = Run.open(run).latents().z
+    assert len(z) == n
+    assert np.isfinite(z).all()
+    assert (run / "analysis" / "report.html").is_file() == (n > 1)
+    assert json.loads((run / "run.json").read_text())["complete"]
+
+
+def test_no_image_of_a_half_is_left(train_tiny, tmp_path):
+    np.save(tmp_path / "few.npy", np.arange(4))
+    few = [f"dataset.indices={tmp_path / 'few.npy'}", "half_sets=random", "model=linear"]
+    with pytest.raises(InputError, match=r"no image of half set \d is left .*heldout_fraction=0\.5"):
+        train_tiny(*few, "dataset.heldout_fraction=0.5", "dataset.seed=1")
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,11 @@ class Clusters:
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self.on_data_rows))
 
 
+def most(z: np.ndarray) -> int:
+    """Count the different latents in (N, Z), Z >= 1: there are no more clusters of them."""
+    return len(np.unique(z, axis=0))
+
+
 def kmeans(z: np.ndarray, k: int, seed: int) -> Clusters:
     """k-means with on-data centres, neighbouring clusters next to each other (P16).
 
@@ -66,7 +71,7 @@ def kmeans(z: np.ndarray, k: int, seed: int) -> Clusters:
     """
     from sklearn.cluster import KMeans
 
-    different = len(np.unique(z, axis=0))
+    different = most(z)
     if not 1 <= k <= different:
         raise InputError(
             f"kmeans={k}: the number of clusters must be between 1 and the number of different latents, "

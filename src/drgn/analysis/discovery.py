@@ -90,24 +90,26 @@ class States:
         return np.bincount(self.labels, minlength=len(self.centres))
 
 
-def noise_units(z: np.ndarray, variance: np.ndarray) -> np.ndarray:
+def noise_units(z: np.ndarray, variance: np.ndarray | None) -> np.ndarray:
     """Latents in units of their own uncertainty, along principal axes; dimensions of noise alone are dropped.
 
     Parameters
     ----------
     z, variance
-        (N, Z) means and variances of the posterior.
+        (N, Z) means and variances of the posterior. Without variances the unit is the spread of all latents,
+        and no dimension is known to be noise.
 
     Returns
     -------
     (N, Z') coordinates, most variable first.
     """
     z = np.asarray(z, np.float64)
-    scale = 1 / np.sqrt(np.maximum(np.mean(variance, axis=0, dtype=np.float64), 1e-12))
-    centred = (z - z.mean(axis=0)) * scale
+    unit = np.var(z, axis=0).mean() if variance is None else np.mean(variance, axis=0, dtype=np.float64)
+    centred = (z - z.mean(axis=0)) * (1 / np.sqrt(np.maximum(unit, 1e-12)))
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(centred.T)))
     order = np.argsort(values)[::-1]
-    used = order[values[order] > 1.0] if (values > 1.0).any() else order[:1]
+    least = -np.inf if variance is None else 1.0
+    used = order[values[order] > least] if (values > least).any() else order[:1]
     return centred @ vectors[:, used]
 
 
@@ -178,7 +180,7 @@ def partition(
 
 def discover(
     z: np.ndarray,
-    variance: np.ndarray,
+    variance: np.ndarray | None,
     seed: int,
     *,
     threshold: float = 0.5,
@@ -190,7 +192,7 @@ def discover(
     Parameters
     ----------
     z, variance
-        (N, Z) means and variances of the posterior of each particle.
+        (N, Z) means and variances of the posterior of each particle; variances may be unknown.
     seed
         Of everything random.
     threshold

@@ -64,8 +64,15 @@ def export(
     Raises
     ------
     InputError
-        When `original` does not hold a selected particle; names both files.
+        When `original` does not hold a selected particle; names both files. When a file would replace one
+        that is read.
     """
+    for path in parts:  # before anything is written
+        inside = [path / name for name in ("particles.star", "particles.mrcs")]
+        for target in inside if path.suffix == "" else [path, path.with_suffix(".mrcs")][: 1 + images]:
+            particles.require_apart(target)
+            if original is not None:
+                original.require_apart(target)
     for path, rows in parts.items():
         chosen = particles.select(rows)
         if original is not None:

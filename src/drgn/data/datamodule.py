@@ -258,6 +258,13 @@ class ParticleDataModule:
         rows = np.flatnonzero(~self.dataset.rejected & (self.heldout == heldout))
         if not heldout and len(rows) == 0:
             raise InputError(f"{self._path}: no usable image is left for training")
+        if not heldout and self.dataset.half is not None:
+            n = np.bincount(self.dataset.half.numpy()[rows], minlength=2)
+            if n.min() == 0:
+                raise InputError(
+                    f"{self._path}: no image of half set {n.argmin() + 1} is left for training; take fewer"
+                    f" away with dataset.heldout_fraction={self.heldout_fraction:g}"
+                )
         return rows
 
     def _loader(self, rows: NDArray[np.int64], seed: int | None) -> DataLoader[Batch]:

@@ -264,9 +264,10 @@ class Particles:
         Raises
         ------
         InputError
-            When the suffix is another, or the origin cannot be written in this form.
+            When the suffix is another, the origin cannot be written in this form, or it is the file itself.
         """
         suffix = Path(path).suffix
+        self.require_apart(path)
         if suffix == ".star":
             source = self.with_rows().source
             blocks = relion.to_blocks(source, self.table, self.rotation, version=star_version, extra=extra)
@@ -301,6 +302,12 @@ class Particles:
                 " name without a suffix) for cryoDRGN."
             )
 
+    def require_apart(self, path: StrPath) -> None:
+        """Raise InputError where a file is one that these particles or their images are read from."""
+        read = {os.path.realpath(one) for one in (self.source.path, *self.table["image_path"].unique())}
+        if os.path.realpath(path) in read:
+            raise InputError(f"{os.fspath(path)} is read here and would be replaced; give another name")
+
     def copy_images(self, path: StrPath, progress: Callable[[int, int], None] | None = None) -> Self:
         """Write the images of these particles, unchanged, into one stack; return the particles that name it.
 
@@ -311,6 +318,7 @@ class Particles:
         path : a .mrcs; named in the particle file as given here
         progress : called with (images done, images in all)
         """
+        self.require_apart(path)
         reader, n = self.image_reader(), len(self)
         with StackWriter(path, n, self.box_size, self.pixel_size_A) as stack:
             for start in range(0, n, _COPIED):

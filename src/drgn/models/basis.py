@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from drgn.errors import InputError
 from drgn.physics import fourier
 from drgn.physics.grids import radii
 from drgn.physics.slices import padded_half
@@ -95,6 +96,8 @@ class Basis(nn.Module):
 
     def __init__(self, *, box_size: int, zdim: int, volumes: int, radius_px: int) -> None:
         super().__init__()
+        if radius_px < 1:
+            raise InputError(f"warmstart.radius_px={radius_px}: expected at least 1")
         self.box_size, self.zdim = box_size, zdim
         self.nyquist_px = box_size // 2 - 1
         self.radius_px = min(radius_px, self.nyquist_px)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from drgn.errors import InputError
 from drgn.models.mlp import ResidualMLP
 from drgn.physics import imaging
 from drgn.physics.grids import half_lattice
@@ -99,6 +100,8 @@ class BackProjectingEncoder(nn.Module):
         self, *, box_size: int, zdim: int, hidden_dim: int, layers: int, radius_px: float = 8.0
     ) -> None:
         super().__init__()
+        if not radius_px > 1:  # there are no frequencies between 0 and 1
+            raise InputError(f"model.encoder.radius_px={radius_px:g}: expected more than 1")
         radius_px = min(radius_px, box_size / 2)
         plane = half_lattice(box_size, 2, radius_px).frequencies
         self.grid_size = 2 * int(radius_px) + 2

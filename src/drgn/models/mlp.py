@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from drgn.errors import InputError
 from drgn.models import blocks
 
 
@@ -20,6 +21,8 @@ class ResidualMLP(nn.Module):
 
     def __init__(self, *, in_dim: int, hidden_dim: int, layers: int, out_dim: int) -> None:
         super().__init__()
+        if hidden_dim < 1:
+            raise InputError(f"model.hidden_dim={hidden_dim}: expected at least 1")
         self.first = nn.Linear(in_dim, hidden_dim)
         self.hidden = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(layers))
         self.last = nn.Linear(hidden_dim, out_dim)

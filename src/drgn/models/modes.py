@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from drgn.errors import InputError
 from drgn.models.basis import Basis, Packed, Statistics, packed, pieces, unpacked
 from drgn.models.mlp import ResidualMLP
 
@@ -155,6 +156,9 @@ class Subspace(LinearModes):
         hidden_dim: int = 128,
         layers: int = 1,
     ) -> None:
+        for name, value in (("modes", modes), ("hidden_dim", hidden_dim)):
+            if value < 1:
+                raise InputError(f"warmstart.{name}={value}: expected at least 1")
         n = modes if zdim else 0
         super().__init__(box_size=box_size, zdim=n, radius_px=radius_px)
         self.zdim = zdim

@@ -153,8 +153,12 @@ class LastCheckpoint(Checkpoint):
         if self._anew:
             self._save(trainer)
             if trainer.is_global_zero:
-                for name in (PREVIOUS, BEST):
-                    (self._folder / name).unlink(missing_ok=True)
+                for old in (
+                    self._folder / PREVIOUS,
+                    self._folder / BEST,
+                    self._folder.parent / "latents.npz",
+                ):
+                    old.unlink(missing_ok=True)  # of another network
         if threading.current_thread() is threading.main_thread():  # Lightning gives the old handlers back
             self._queue_again = {number: signal.getsignal(number) for number in slurm.listened_to()}
             for number in (signal.SIGINT, signal.SIGTERM, *self._queue_again):

@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from drgn.errors import InputError
@@ -64,6 +65,15 @@ class ReconstructionModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Take up the count of a checkpoint."""
         self._images_seen = int(self.images_seen)
+
+    def on_train_start(self) -> None:
+        """Send no buffers with each step: those of the warm start are large and do not change.
+
+        All processes have those of the first from its start. Running means of nuisance variables do change.
+        """
+        wrapped = self.trainer.strategy.model
+        if isinstance(wrapped, DistributedDataParallel):
+            wrapped.broadcast_buffers = bool(self.reconstructor.nuisances)
 
     def _counts(self, loader: DataLoader[Batch], index: int) -> tuple[int, int]:
         """Images of a batch that count, and images of its step in all processes and pieces."""
@@ -211,3 +221,13 @@ class ReconstructionModule(pl.LightningModule):
 def _is_of_pose(name: str, names: list[str]) -> bool:
     *_, parent, own = ["", *name.split(".")]
     return parent == "pose" and own in names
+
+
+def require_usable(optimizer: Callable[[Any], torch.optim.Optimizer]) -> None:
+    """Raise an InputError where an optimizer does not take its options, such as a learning rate below 0."""
+    try:
+        optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except ValueError as error:
+        raise InputError(
+            f"optimizer: {error}; expected what it takes, for instance optimizer.lr=5e-4"
+        ) from None

@@ -311,7 +311,7 @@ def _leading(subspace: Subspace, statistics: Packed, penalty: Penalty | None) ->
     if penalty is not None:  # without what the nuisance variables explain of them
         f = penalty.features
         found = found - f @ (f.T @ (found - found.mean(0)) / len(f))
-    spread = found.std(0)
+    spread = found.std(0, correction=0)
     explained = spread * subspace.density[1:].flatten(1).norm(dim=1)
     leading = explained.argsort(descending=True)[: subspace.zdim]
     start, centre = statistics.zeros(len(found), subspace.zdim), found.mean(0)[leading]
@@ -338,10 +338,10 @@ def _fit_latent(
     is led from a first latent (M, Z), and of several trials the one with the best objective is kept.
     """
     mean, precision = statistics.each(_mean_and_precision)
-    subspace.coefficient_std.copy_(mean.std(0).clamp_min(1e-6))
+    subspace.coefficient_std.copy_(mean.std(0, correction=0).clamp_min(1e-6))
     for features, part in ((mean, slice(mean.shape[1])), (precision.log_(), slice(mean.shape[1], None))):
         subspace.feature_mean[part] = features.mean(0)
-        subspace.feature_std[part] = features.std(0).clamp_min(1e-6)
+        subspace.feature_std[part] = features.std(0, correction=0).clamp_min(1e-6)
     del precision
     images = _Images(statistics, mean, start)
     best, kept = math.inf, subspace.state_dict()
@@ -398,7 +398,7 @@ def _descend(
         loss = (misfit + beta * kl).mean()
         if penalty is not None:
             loss = loss + penalty.nuisance.penalty(mean, penalty.features[chosen]).mean()
-        if step >= 0.9 * steps:
+        if step >= min(0.9 * steps, steps - 1):
             last.append(float(loss.detach()))
         led = max(0.0, 1 - step / (_LED * steps))
         if led:
