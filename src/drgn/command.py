@@ -62,7 +62,7 @@ def command(function: Callable[..., Any]) -> Callable[[], None]:
     def main() -> None:
         try:
             answer()
-            print(end="", flush=True)  # here, since Python's own flush at the end would complain
+            sys.stdout.flush()  # here, since Python's own flush at the end would complain
         except BrokenPipeError as error:
             _end_unread(error)
 

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -78,6 +80,17 @@ def test_mistakes_are_one_sentence(finished, labels, tmp_path, options, sentence
 def test_a_wrong_suffix(finished, labels, tmp_path):
     with pytest.raises(InputError, match=r"\.star, \.cs, \.pkl, \.npy or \.txt"):
         make(finished, tmp_path / "kept.csv", clusters=[0])
+
+
+def test_where_the_images_of_a_selection_are(finished, star, labels, tmp_path, capsys):
+    make(finished, tmp_path / "kept.star", clusters=[0])
+    told = re.search(
+        r"named as in \S+particles\.star: read it with dataset\.datadir=(\S+)", capsys.readouterr().out
+    )
+    Particles.from_file(tmp_path / "kept.star", datadir=told[1]).require_images()
+    make(finished, star.parent / "kept.star", clusters=[0])
+    make(finished, tmp_path / "with_images.star", clusters=[0], images=True)
+    assert "datadir" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "images"), [("particles.star", False), ("particles.cs", True), ("", False)])
