@@ -103,6 +103,7 @@ def test_a_batch_in_parts_is_the_same_step(trained_by):
     np.testing.assert_allclose(steps[:50], losses[:50], atol=1e-5, rtol=0)
 
 
+@pytest.mark.full
 def test_parts_and_processes_together(trained_by):
     options = ["warmstart=none", "half_sets=random"]
     one = trained_by(1, *options)
