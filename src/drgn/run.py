@@ -39,19 +39,16 @@ from drgn.signature import build
 from drgn.training import precision
 from drgn.training.decode import decode
 from drgn.training.encode import Encoded, Latents
-from drgn.training.run_files import checked_config, load_weights, read_facts, read_latents, require_fitting
+from drgn.training.run_files import (
+    checked_config,
+    found_again,
+    load_weights,
+    read_facts,
+    read_latents,
+    require_fitting,
+)
 
 _RUNS = Path("outputs/train")
-_PATHS = (
-    "particles",
-    "poses",
-    "ctf",
-    "datadir",
-    "indices",
-    "passthrough",
-    "consensus",
-    "cache",
-)  # of the dataset
 
 
 class Run:
@@ -229,10 +226,11 @@ class Run:
     @cached_property
     def datamodule(self) -> ParticleDataModule:
         """The data the run was trained on."""
-        node = _found_again(self.config["dataset"], self.info.get("working_folder"))
+        node = found_again(self.config["dataset"], self.info.get("working_folder"))
         searched = str(self.config["pose"].get("_target_")).endswith("SearchedPose")
         found = self.place("poses.star")
-        node |= {"preflight": False} if searched else {}
+        if searched:
+            node["preflight"] = False
         try:
             module = build(node, trust=self._trust, key="dataset", half_sets=self.config.get("half_sets"))
         except InputError as error:
@@ -240,7 +238,7 @@ class Run:
         if not isinstance(module, ParticleDataModule):
             raise InputError(f"{self.path / 'config.yaml'}: dataset names no particles")
         module.posed = not searched or found.is_file()
-        if searched and found.is_file():
+        if searched and module.posed:
             own, posed = module.particles, Particles.from_file(found)
             rows = match(own.table, posed.table, own.source.path, str(found))
             module.particles = own.posed_as(posed, rows)
@@ -322,17 +320,6 @@ class Run:
                 " the two files are not of one simulation"
             )
         return table.loc[keys].reset_index(drop=True)
-
-
-def _found_again(dataset: Mapping[str, Any], folder: object) -> dict[str, Any]:
-    """Options of the dataset; relative paths that are not here are looked for where training was started."""
-    node = {key: value for key, value in dataset.items() if key != "simulate"}
-    for key in _PATHS:
-        value = node.get(key)
-        if isinstance(value, str) and isinstance(folder, str) and not os.path.exists(value):
-            there = os.path.join(folder, value)
-            node[key] = there if os.path.exists(there) else value
-    return node
 
 
 def build_reconstructor(

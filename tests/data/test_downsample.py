@@ -77,6 +77,16 @@ def test_particles_of_another_kind_of_file(particles, tmp_path):
     np.testing.assert_allclose(read_images(small, np.arange(3)), expected, atol=1e-5)
 
 
+def test_the_table_is_not_replaced_where_its_stack_has_another_name(particles, tmp_path):
+    table = tmp_path / "table.star"
+    particles.save(table)
+    before = table.read_bytes()
+    with pytest.raises(InputError, match=r"table\.star is the table that is read"):
+        write_downsampled(type(particles).from_file(table), table, 16)
+    assert table.read_bytes() == before
+    assert not table.with_suffix(".mrcs").exists()
+
+
 def test_mistakes_are_sentences(particles, tmp_path):
     with pytest.raises(InputError, match=r"box_size=34: expected an even number"):
         write_downsampled(particles, tmp_path / "small.star", 34)

@@ -172,12 +172,7 @@ def test_a_star_without_poses_is_trained_on_and_gets_them(images, fewer_steps, t
         train(**{**compose("train", options), "output": tmp_path / "none"})
     some = tmp_path / "some.npy"
     np.save(some, np.arange(590))
-    options += [
-        "pose=search",
-        "pose.extent=0.07",
-        "pose.restarts=1",
-        f"dataset.indices={tmp_path / 'some.npy'}",
-    ]
+    options += ["pose=search", "pose.extent=0.07", "pose.restarts=1", f"dataset.indices={some}"]
     train(**{**compose("train", options), "output": tmp_path / "run"})
     run = Run.open(tmp_path / "run")
     told = run.particles()  # as every other verb sees them

@@ -68,11 +68,11 @@ def export(
         that is read.
     """
     for path in parts:  # before anything is written
-        inside = [path / name for name in ("particles.star", "particles.mrcs")]
-        for target in inside if path.suffix == "" else [path, path.with_suffix(".mrcs")][: 1 + images]:
-            particles.require_apart(target)
-            if original is not None:
-                original.require_apart(target)
+        table = path if path.suffix else path / "particles.star"
+        for target in (table, _stack_of(path)) if images else (table,):
+            for read in (particles, original):
+                if read is not None:
+                    read.require_apart(target)
     for path, rows in parts.items():
         chosen = particles.select(rows)
         if original is not None:
@@ -85,7 +85,7 @@ def export(
                 raise InputError(
                     f"{path}: images=true goes with a .star, a .cs or a folder, not with row indices."
                 )
-            stack = path / "particles.mrcs" if path.suffix == "" else path.with_suffix(".mrcs")
+            stack = _stack_of(path)
             with Progress(disable=not sys.stderr.isatty(), transient=True) as bar:
                 task = bar.add_task(f"copying images to {stack}", total=len(rows))
                 chosen = chosen.copy_images(
@@ -93,3 +93,8 @@ def export(
                 )
         added = None if extra is None else extra.iloc[rows].reset_index(drop=True)
         chosen.save(path, star_version=star_version, extra=added)
+
+
+def _stack_of(path: Path) -> Path:
+    """Where the images of a file or folder of particles are copied to."""
+    return path.with_suffix(".mrcs") if path.suffix else path / "particles.mrcs"

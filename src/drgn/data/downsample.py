@@ -68,8 +68,8 @@ def write_downsampled(
             " cannot say; write them to two files, each with its indices="
         )
     stack = output.with_suffix(".mrcs")
-    if any(stack.resolve() == Path(path).resolve() for path in particles.table["image_path"].unique()):
-        raise InputError(f"output={output}: {stack} is the stack that is read; give another name")
+    for path in (stack, output):
+        particles.require_apart(path)
     n = len(particles)
     building.require_space(output.parent, n * box_size**2 * 4, "output")
     transforms = [FieldTransform(f.original_box_size, f.field_px, box_size, window) for f in fields]

@@ -304,9 +304,11 @@ class Particles:
 
     def require_apart(self, path: StrPath) -> None:
         """Raise InputError where a file is one that these particles or their images are read from."""
-        read = {os.path.realpath(one) for one in (self.source.path, *self.table["image_path"].unique())}
-        if os.path.realpath(path) in read:
-            raise InputError(f"{os.fspath(path)} is read here and would be replaced; give another name")
+        at = os.path.realpath(path)
+        is_stack = at in {os.path.realpath(stack) for stack in self.table["image_path"].unique()}
+        if is_stack or at == os.path.realpath(self.source.path):
+            what = "stack" if is_stack else "table"
+            raise InputError(f"output={os.fspath(path)} is the {what} that is read; give another name")
 
     def copy_images(self, path: StrPath, progress: Callable[[int, int], None] | None = None) -> Self:
         """Write the images of these particles, unchanged, into one stack; return the particles that name it.

@@ -6,7 +6,7 @@ Checkpoints are read as numbers: nothing that a file names is run, and nothing u
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from drgn.training.encode import Latents
 
 _GROUPS = ("dataset", "model", "latent", "pose", "loss", "trainer")
 _FACTS = {"box_size": int, "pixel_size_A": int | float, "n_particles": int, "started": str, "drgn": str}
+# of the dataset
+_PATHS = ("particles", "poses", "ctf", "datadir", "indices", "passthrough", "consensus", "cache")
 _LARGEST_BOX = 4096
 _LARGEST_NUMBER = 10_000_000
 
@@ -89,6 +91,17 @@ def checked_config(config: Any, path: Path) -> dict[str, Any]:
     if type(zdim) is not int or not 0 <= zdim <= 10_000 or not isinstance(name, str | int):
         raise InputError(f"{path}: latent.zdim={zdim} or dataset.name={name} is not what a run has.")
     return dict(config)
+
+
+def found_again(dataset: Mapping[str, Any], folder: object) -> dict[str, Any]:
+    """Options of the dataset; relative paths that are not here are looked for where training was started."""
+    node = {key: value for key, value in dataset.items() if key != "simulate"}
+    for key in _PATHS:
+        value = node.get(key)
+        if isinstance(value, str) and isinstance(folder, str) and not os.path.exists(value):
+            there = os.path.join(folder, value)
+            node[key] = there if os.path.exists(there) else value
+    return node
 
 
 def read_facts(path: Path) -> dict[str, Any]:
