@@ -141,6 +141,13 @@ def test_images_without_poses_are_refused_before_they_are_prepared(module, tmp_p
     assert not (tmp_path / "prepared").exists()
 
 
+def test_images_without_a_ctf_are_told(module, capsys):
+    module(columns={"rlnDefocusU": None, "rlnDefocusV": None, "rlnDefocusAngle": None}).check()
+    assert "gives no defocus: its images are taken as projections without a CTF" in capsys.readouterr().err
+    module().check()
+    assert "defocus" not in capsys.readouterr().err
+
+
 def test_half_sets_part_particles_and_not_their_images(module):
     assert "half" not in next(iter(prepared(module()).predict_dataloader()))
     columns = tilt_columns()

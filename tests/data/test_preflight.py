@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from drgn.command import compose
-from drgn.data.preflight import preflight, require_sound
+from drgn.data.preflight import Choice, Report, preflight, require_sound
 from drgn.errors import InputError
 from drgn.formats.mrc import read_volume
 from drgn.formats.particles import Particles
@@ -51,6 +51,8 @@ def test_sound_data_pass(particles):
     assert report.gain > 1
     assert all(choice.z < -5 for choice in report.choices)
     assert report.resolution_A < 40
+    (said,) = report.lines()
+    assert f"{len(report.choices)} other readings fit worse" in said
     require_sound(report, "x.star")
 
 
@@ -124,6 +126,16 @@ def test_too_few_images_are_a_warning(particles):
     report = preflight(replace(few, rotation=few.rotation[::-1].copy()))
     assert report.faults == []
     assert "too few, or too noisy" in report.warnings[0]
+    (said,) = report.lines()  # and nothing of what fits better or worse
+    assert "too few, or too noisy" in said
+
+
+def test_readings_that_cannot_be_told_apart_are_named():
+    choices = [Choice("transposed", 0.1, -9.0), Choice("shifts of the opposite sign", 1.0, -0.5)]
+    report = Report(700, 1.0, 30.0, choices, [], {}, [], conclusive=True)
+    (said,) = report.lines()
+    assert "1 other readings fit worse, 1 about as well" in said
+    assert said.endswith("(shifts of the opposite sign)")
 
 
 def test_what_is_set_mends_what_was_found(star, particles):
@@ -143,5 +155,8 @@ def test_what_is_set_mends_what_was_found(star, particles):
 
 def test_settings_are_told_as_they_must_be_given(particles):
     """The file is read with shift_factor=2 already, which is wrong: the sentence says 1, not 0.5."""
-    report = preflight(planted(particles, shift=2.0), settings={"shift_factor": 2.0})
+    settings = {"shift_factor": 2.0, "pixel_size_A": PIXEL_A}
+    report = preflight(planted(particles, shift=2.0), settings=settings)
     assert report.settings == {"shift_factor": 1.0}
+    # a pixel size that was given, and is half of the true one, would do the same
+    assert "look at dataset.pixel_size_A=6 first" in report.faults[0]

@@ -54,6 +54,32 @@ def without(columns, *names):
     return {name: values for name, values in columns.items() if name not in names}
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("rlnDefocusUU", "rlnDefocusU"),
+        ("rlnAngleRto", "rlnAngleRot"),
+        ("rlnRandomSubsets", "rlnRandomSubset"),
+        ("rlnVoltag", "rlnVoltage"),
+    ],
+)
+def test_a_misspelt_column_is_told(make_star, wrong, right):
+    """It would be left out in silence: no CTF, no poses, halves drawn anew."""
+    columns = {wrong if name == right else name: values for name, values in PARTICLES.items()}
+    optics = {wrong if name == right else name: values for name, values in OPTICS.items()}
+    with pytest.raises(InputError, match=f"has the column {wrong} but not {right}; rename it"):
+        Particles.from_file(make_star(columns, optics))
+
+
+def test_names_that_differ_by_an_axis_are_not_misspelt(make_star):
+    columns = without(PARTICLES, "rlnOriginXAngst", "rlnOriginYAngst") | {
+        "rlnOriginZAngst": [0, 0, 0],
+        "rlnCoordinateZ": [1, 2, 3],
+        "rlnAngleRotPrior": [0, 0, 0],
+    }
+    assert not Particles.from_file(make_star(columns, OPTICS)).table["shift_x_A"].any()
+
+
 def test_golden_euler_angles():
     matrix = euler_to_matrix(np.array([[10.0, 20.0, 30.0]]))[0]
     expected = [

@@ -25,9 +25,14 @@ def in_short(run: Run, findings: Sequence[str]) -> Section:
         Lines of the analysis, as the terminal gets them.
     """
     particles = run.particles()
+    known = " and ".join(
+        what for what, there in (("pose", particles.has_poses), ("CTF", particles.has_ctf)) if there
+    )
+    each = f", each with its {known}" if known else ""
+    lacking = "" if particles.has_ctf else " (no CTF: the file gives no defocus)"
     put_in = (
-        f"Put in: {len(particles):,} particle images from {Path(particles.source.path).name}, each with its "
-        f"pose and CTF, trained on in a box of {run.box_size} pixels of {run.pixel_size_A:.4g} Å: no detail "
+        f"Put in: {len(particles):,} particle images from {Path(particles.source.path).name}{each}{lacking}, "
+        f"trained on in a box of {run.box_size} pixels of {run.pixel_size_A:.4g} Å: no detail "
         f"finer than {2 * run.pixel_size_A:.3g} Å can be in any map below."
     )
     if run.pixel_size_A != run.pixel_size_A:  # a foreign run whose files do not say it

@@ -167,8 +167,14 @@ class ParticleDataModule:
         """Refuse particles that cannot be trained on, not after an hour of preparing."""
         if self.posed:
             require_poses(self.particles)
-            if self._preflight:
-                self.preflight()
+        if not self.particles.has_ctf:
+            say(
+                f"{self._path} gives no defocus: its images are taken as projections without a CTF; where"
+                " they have one, add its columns to the file, or give dataset.ctf=FILE",
+                file=sys.stderr,
+            )
+        if self.posed and self._preflight:
+            self.preflight()
 
     def preflight(self, anew: bool = False) -> Report | None:
         """Check poses and conventions against the images, once for the same ones; see `data.preflight`.

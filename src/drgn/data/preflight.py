@@ -33,6 +33,7 @@ _Z = 6.0  # standard errors by which another reading must be better
 _SHARE = 0.15  # and by what share of the score
 _SKEW = 0.3  # of the density, beyond which its sign is plain
 _ALIKE = 0.2  # mean FSC with a consensus map, below which it is another map
+_WORSE = 2.0  # standard errors by which another reading must be worse to be told from the present one
 _ENOUGH = 500  # images with which poses that predict nothing are a fault, not bad luck
 _ROUNDS = 4  # faults found one after the other
 _DEFAULTS = {
@@ -82,6 +83,8 @@ class Report:
         Options of the data set that mend them, by name; empty where none can.
     warnings
         What could not be told, and why.
+    conclusive
+        Whether the poses predict the images at all, without which no reading can be told from another.
     """
 
     n: int
@@ -91,17 +94,24 @@ class Report:
     faults: list[str]
     settings: dict[str, Any]
     warnings: list[str]
+    conclusive: bool
 
     def lines(self) -> list[str]:
         """The report in words, for a person."""
         said = [f"preflight: {warning}" for warning in self.warnings]
-        if not self.faults and self.choices:
-            nearest = max(self.choices, key=lambda choice: choice.z)
-            said.append(
-                f"preflight: {self.n:,} images agree with their poses; half maps agree to"
-                f" {self.resolution_A:.3g} A; {len(self.choices)} other readings fit worse (the nearest:"
-                f" {nearest.name}, by {-nearest.z:.0f} standard errors)"
-            )
+        if self.faults or not self.choices or not self.conclusive:
+            return said
+        open_ = [choice.name for choice in self.choices if choice.z > -_WORSE]
+        nearest = max(self.choices, key=lambda choice: choice.z)
+        how = (
+            f"{len(self.choices) - len(open_)} other readings fit worse, {len(open_)} about as well, which"
+            f" these images cannot tell from the present one ({'; '.join(open_)})"
+            if open_
+            else f"{len(self.choices)} other readings fit worse (the nearest: {nearest.name}, by"
+            f" {-nearest.z:.0f} standard errors)"
+        )
+        reach = f"to {self.resolution_A:.3g} A" if math.isfinite(self.resolution_A) else "nowhere"
+        said.append(f"preflight: {self.n:,} images agree with their poses; half maps agree {reach}; {how}")
         return said
 
 
@@ -188,11 +198,18 @@ def preflight(
             key, value = change
             before = found.get(key, present[key])
             found[key] = before * value if key == "shift_factor" else not before
+            given_A = present.get("pixel_size_A")
+            if key == "shift_factor" and given_A is not None:
+                faults[-1] += (
+                    "; a pixel size that is not that of the images would look so too: look at"
+                    f" dataset.pixel_size_A={given_A:g} first"
+                )
 
     say("orientations of other images, at random")
     by_chance = cross_score(sample, _shuffled(reading, sample.group))[0]
     above_chance = _standard_errors(score - by_chance)
-    if above_chance < _Z:
+    conclusive = above_chance >= _Z
+    if not conclusive:
         words = (
             "the orientations predict their images no better than those of other images do"
             f" ({above_chance:.1f} standard errors, {len(sample):,} images)"
@@ -206,7 +223,7 @@ def preflight(
             warnings.append(f"{words}: too few, or too noisy, to check the conventions")
     else:
         _sign_and_hand(maps, consensus, sample.pixel_A, particles, present, found, faults, warnings)
-    return Report(len(sample), gain, resolution, first, faults, found, warnings)
+    return Report(len(sample), gain, resolution, first, faults, found, warnings, conclusive)
 
 
 def digest(particles: Particles, more: str = "") -> str:

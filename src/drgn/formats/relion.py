@@ -6,6 +6,9 @@ Dialects
     3.0 and earlier: one block of any name with everything per particle; shifts in pixels; the pixel size is
     rlnDetectorPixelSize (um) * 1e4 / rlnMagnification, or rlnDetectorPixelSize alone (in A, cryoDRGN-ET).
     Tomography of RELION 5, where a particle is a stack of tilt images or a volume, is refused.
+Misspelt columns
+    A column that is not there while another has nearly its name is refused: a defocus called rlnDefocusUU
+    would else be no CTF at all.
 Unknown values
     Without rlnPhaseShift there is no phase plate. "<NA>" and "None" (RELION's word) are texts left empty.
 B-factor
@@ -18,6 +21,7 @@ Groups
 """
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -47,6 +51,7 @@ _NUMBERS = {
     "coordinate_x_px": "rlnCoordinateX",
     "coordinate_y_px": "rlnCoordinateY",
 }
+_MISSPELT = 0.9  # share of letters that two names have in common, from which one is the other, misspelt
 
 
 def read(path: str) -> Parsed:
@@ -173,7 +178,17 @@ class _Columns:
             return self._finite(self.optics[name], name, "optics row")[self._row_of_group]
         if name in self.particles:
             return self._finite(self.particles[name], name, "particle row")
+        self._refuse_misspelt(name)
         return None
+
+    def _refuse_misspelt(self, name: str) -> None:
+        written = {*self.particles, *(() if self.optics is None else self.optics)}
+        for near in get_close_matches(name, written, cutoff=_MISSPELT):
+            if not _of_other_axis(name, near):
+                raise InputError(
+                    f"{self.path} has the column {near} but not {name}; rename it, or remove it where it is"
+                    " something else."
+                )
 
     def pair(self, x: str, y: str) -> NDArray[np.float64] | None:
         """Return two columns as (N, 2), None where neither is there."""
@@ -211,6 +226,12 @@ class _Columns:
                 f"expected ({len(bad)} such rows); correct or remove them."
             )
         return values
+
+
+def _of_other_axis(name: str, other: str) -> bool:
+    """Whether two names differ by the letter of an axis alone: rlnOriginXAngst, rlnOriginYAngst."""
+    pairs = [(a, b) for a, b in zip(name, other, strict=False) if a != b]
+    return len(name) == len(other) and len(pairs) == 1 and set(pairs[0]) <= set("UVXYZ")
 
 
 def _is_tilt_series(
