@@ -15,6 +15,7 @@ from drgn import CONF
 from drgn.cli import VERBS
 from drgn.command import compose
 from drgn.errors import InputError
+from drgn.hints import leaves
 
 HEAVY = {
     "hydra",
@@ -93,6 +94,20 @@ def test_help_is_the_docstring_and_the_options(verb):
     assert f"drgn {verb}" in short.stdout, "the docstring has examples"
     for name in composed(verb):
         assert re.search(rf"^  ({name}:|{name}  )", short.stdout, re.MULTILINE), name
+
+
+def test_help_tells_the_options_of_the_default_groups_by_their_full_names():
+    """So that `drgn train --help | grep sign` finds how the sign of the data is given."""
+    said = run("-m", "drgn", "train", "--help").stdout
+    for name, value in leaves(compose("train")):
+        group = name.partition(".")[0]
+        if "_target_" in name or "_partial_" in name or group == "hydra" or name.count(".") != 1:
+            continue
+        assert re.search(rf"^  {re.escape(name)}:", said, re.MULTILINE), (name, value)
+    lines = said.splitlines()
+    at = lines.index("  dataset.data_sign: null")
+    assert lines[at - 1].startswith("  # +1: protein bright")
+    assert "  model.encoder.radius_px: 8.0" in lines
 
 
 @pytest.mark.parametrize("words", [["--help"], ["epochs=2"]])

@@ -24,14 +24,52 @@ def help_text(verb: str, docstring: str) -> str:
             )
             for group, choices in listed.items()
         ]
+        parts.append("Groups (group=choice; [default]):\n\n" + _indent("\n".join(rows)))
+        theirs = [_of_choice(*one) for one in chosen.items() if one[0] in listed and one[1] != "null"]
         parts.append(
-            "Groups (group=choice; [default]); their options are group.key=value:\n\n"
-            + _indent("\n".join(rows))
+            "Options of the groups (group.key=value), those of the default choices:\n\n"
+            + _indent("\n".join("\n".join(lines) for lines in theirs if lines))
         )
-        parts.append(
-            f"The groups' files, with their options, are in {CONF}; --cfg job prints those of this call."
-        )
+        parts.append(f"The other choices are files of {CONF}; --cfg job prints the options of this call.")
     return "\n\n".join(parts) + "\n"
+
+
+def _of_choice(group: str, choice: str) -> list[str]:
+    """Lines of the options of a choice of a group, then those of its subgroups."""
+    keys, below = _keys(group, choice)
+    own = [line for lines in keys.values() for line in lines]
+    return own + [line for name, other in below for line in _of_choice(f"{group}/{name}", other)]
+
+
+def _keys(group: str, choice: str) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+    """Lines of each key of a choice by its full name, with its comment, and the subgroups that it chooses.
+
+    YAML is read by its lines here: the parser is slow to import, and drops comments.
+    """
+    keys: dict[str, list[str]] = {}
+    below: list[tuple[str, str]] = []
+    comment: list[str] = []
+    lines: list[str] = []
+    key = ""
+    text = (CONF / group / f"{choice}.yaml").read_text()
+    for line in [] if text.startswith("# @package") else text.splitlines():
+        if line.startswith("#"):
+            comment.append(line)
+        elif line.startswith("  - ") and key == "defaults":
+            name, _, other = line[4:].partition(": ")
+            if other:
+                below.append((name, other))
+            elif name != "_self_":  # the choice that this one starts from
+                keys.update(_keys(group, name)[0])
+        elif line.startswith(" "):
+            lines.append(line)
+        else:
+            key = line.partition(":")[0]
+            comment = comment or [said for said in keys.get(key, []) if said.startswith("#")]
+            lines, comment = [*comment, f"{group.replace('/', '.')}.{line}"], []
+            if key not in ("defaults", "_target_", "_partial_"):
+                keys[key] = lines
+    return keys, below
 
 
 def explain(error: str, verb: str, overrides: Sequence[str], options: Any) -> str:
@@ -91,7 +129,7 @@ def groups(verb: str) -> dict[str, list[str]]:
     used = set(re.findall(r"^  - (\w+): ", text, flags=re.MULTILINE)) - {"hydra"}
     folders = sorted(p for p in CONF.rglob("*") if p.is_dir() and p.relative_to(CONF).parts[0] in used)
     return {
-        folder.relative_to(CONF).as_posix(): sorted(p.stem for p in folder.glob("*.yaml"))
+        folder.relative_to(CONF).as_posix(): sorted(p.stem for p in folder.glob("[!_]*.yaml"))
         for folder in folders
     }
 

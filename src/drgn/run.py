@@ -346,9 +346,11 @@ def build_reconstructor(
     trust
         Module prefixes that a `_target_` may name besides drgn's, torch's and Lightning's own.
     """
-    zdim = int(config["latent"].get("zdim", 0))
-    if "zdim" in config["latent"] and zdim < 1:
-        raise InputError(f"latent.zdim={zdim}: expected at least 1; a homogeneous model is latent=none")
+    zdim = config["latent"].get("zdim", 0)
+    if "zdim" in config["latent"] and (not isinstance(zdim, int) or zdim < 1):
+        raise InputError(
+            f"latent.zdim={zdim}: expected a whole number of at least 1; a homogeneous model is latent=none"
+        )
     if zdim and str(config["latent"].get("_target_")).endswith("NoLatent"):  # model=classes gives a zdim
         raise InputError(
             f"latent=none has no dimensions, but latent.zdim={zdim} is given (model=classes gives it): leave"

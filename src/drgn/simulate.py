@@ -101,6 +101,11 @@ def make_missing(dataset: Mapping[str, Any]) -> None:
     chosen = {k: v for k, v in node.items() if k != "set"}
     options = _merged(compose("simulate", [f"set={node['set']}"] if "set" in node else []), chosen)
     star = Path(dataset["particles"])
+    if star != Path(options["output"]) / "particles.star":
+        raise InputError(
+            f"dataset.particles={star}, where dataset={dataset['name']} is simulated; particles of your own"
+            f" are dataset=custom dataset.particles={star}"
+        )
     if not star.exists():
         simulate(**bind(simulate, options, key="dataset.simulate"))
     elif star.with_name("simulation.json").is_file():

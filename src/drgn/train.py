@@ -110,7 +110,7 @@ def train(
     from drgn.run import Run
     from drgn.simulate import make_missing
     from drgn.training import memory, slurm
-    from drgn.training.processes import told_when_lost
+    from drgn.training.processes import require_device, told_when_lost
     from drgn.training.quiet import quiet
     from drgn.training.stages import Stages
 
@@ -119,6 +119,7 @@ def train(
     slurm.listen()
     stages = Stages()
     stages.begin("start")
+    require_device(trainer["accelerator"], trainer["devices"])
     make_missing(dataset)
     data, model, steps = _built(config)
     particles = data.particles

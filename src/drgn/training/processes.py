@@ -33,6 +33,26 @@ def ddp(timeout_s: float) -> DDPStrategy:
     return DDPStrategy(timeout=timedelta(seconds=timeout_s))
 
 
+def require_device(accelerator: str, devices: int | str | list[int]) -> None:
+    """Refuse a GPU that is not there before images are prepared, and not when training begins.
+
+    Parameters
+    ----------
+    accelerator, devices
+        Options of Lightning's trainer.
+    """
+    if accelerator not in ("gpu", "cuda") or torch.backends.mps.is_available():
+        return
+    there = torch.cuda.device_count()
+    wanted = devices if isinstance(devices, int) else 1
+    if wanted > there:
+        raise InputError(
+            f"trainer.accelerator={accelerator} trainer.devices={devices}: torch {torch.__version__} sees"
+            f" {there or 'no'} GPU{'s'[: there != 1]} here; give trainer=auto, which takes what there is, or"
+            " trainer=cpu"
+        )
+
+
 @contextmanager
 def told_when_lost(output: Path) -> Iterator[None]:
     """Turn what a process raises that waits for another in vain into an InputError.
