@@ -140,8 +140,9 @@ def islands():
 
 def test_anchors_apart_are_one_sentence(islands):
     sentence = (
-        r"^No path joins the anchors: anchors 0 \(000003@a\.mrcs\), 1 \(000009@a\.mrcs\) among 50 particles; "
-        r"anchor 2 \(000060@a\.mrcs\) among 30 particles\. Raise average_neighbors=9 and max_neighbors=10,"
+        r"^No path over at most 10 neighbours of each particle joins the anchors: anchors 0 "
+        r"\(000003@a\.mrcs\), 1 \(000009@a\.mrcs\) among 50 particles; anchor 2 \(000060@a\.mrcs\) among 30 "
+        r"particles; raise average_neighbors=9 and max_neighbors=10, or give disconnected=widen or "
     )
     with pytest.raises(InputError, match=sentence):
         paths.through_graph(islands, KEY, np.array([3, 9, 60]), average=9, maximum=10, disconnected="stop")
@@ -152,6 +153,13 @@ def test_more_neighbours_join_them(islands):
     found = paths.through_graph(islands, KEY, rows, average=9, maximum=10, disconnected="widen")
     assert found.path.row[[0, -1]].tolist() == [3, 60]
     assert found.graph.maximum > 30
+
+
+def test_what_was_given_already_is_not_proposed(islands, monkeypatch):
+    monkeypatch.setattr(paths, "WIDEST", 20)
+    with pytest.raises(InputError, match=r"at most 20 neighbours .*; give disconnected=largest, or other") as e:
+        paths.through_graph(islands, KEY, np.array([3, 60]), average=9, maximum=10, disconnected="widen")
+    assert "widen" not in str(e.value)
 
 
 def test_or_they_move_into_the_largest_component(islands):

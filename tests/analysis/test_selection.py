@@ -1,4 +1,6 @@
 import pickle
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -41,8 +43,13 @@ def test_another_k_is_refused_with_those_there(analysis):
 
 
 def test_no_analysis_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"it has none.*drgn analyze kmeans=20"):
-        selection.labels_of_analysis(tmp_path, 20, KEY)
+    of_ours, of_cryodrgn = tmp_path / "drgn" / "analysis", tmp_path / "other" / "drgn" / "analysis"
+    of_ours.mkdir(parents=True)
+    (of_ours.parent / "run.json").touch()
+    for folder, run in ((of_ours, "drgn"), (of_cryodrgn, "other"), (tmp_path / "a run" / "analysis", "a run")):
+        command = shlex.join(["drgn", "analyze", f"run={tmp_path / run}", "kmeans=20"])
+        with pytest.raises(InputError, match=rf"it has none\); run {re.escape(command)} first"):
+            selection.labels_of_analysis(folder, 20, KEY)
 
 
 def test_labels_of_other_particles_are_refused(analysis):

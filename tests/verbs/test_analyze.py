@@ -1,6 +1,9 @@
 import json
 import re
+import shlex
 import shutil
+from html import unescape
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import pandas as pd
 import pytest
 
 from drgn.analyze import analyze
-from drgn.command import compose
+from drgn.command import bind, compose
 from drgn.errors import InputError
 from drgn.run import Run
 from drgn.score import score
@@ -68,6 +71,16 @@ def test_the_latent_is_coloured_by_columns(finished, report, make_run):
     assert (folder / "one" / "colours_1.png").is_file()
     with pytest.raises(InputError, match="has no column rlnNothing"):
         make(finished, umap=False, volumes=False, colour=["rlnNothing"], output=folder)
+
+
+def test_what_to_do_next_can_be_pasted(report, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    lines = [shlex.split(line) for line in re.findall("<pre>drgn (.*?)</pre>", unescape(report.read_text()))]
+    assert [words[0] for words in lines] == ["validate", "filter", "traverse", "discover", "generate"]
+    quick = {"traverse": ["volumes=false"], "discover": ["resamples=0"]}
+    for verb, *words in lines:
+        function = getattr(import_module(f"drgn.{verb}"), verb)
+        function(**bind(function, compose(verb, words + quick.get(verb, []))))
 
 
 def test_the_findings_are_printed(finished, report, capsys):

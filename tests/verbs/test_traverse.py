@@ -183,7 +183,7 @@ def test_the_centres_of_an_analysis(make_run):
     from drgn.analyze import analyze
 
     run = make_run(2)
-    with pytest.raises(InputError, match=r"run drgn analyze kmeans=4 first"):
+    with pytest.raises(InputError, match=rf"run drgn analyze run={run} kmeans=4 first"):
         quick(run, kind="line", kmeans=4)
     analyze(**{**compose("analyze"), "run": run, "kmeans": 4, "volumes": False})
     table = quick(run, kind="line", kmeans=4, pathway=[2, 0], points=2)

@@ -318,7 +318,7 @@ def through_graph(
         rows, moved = _in_largest(graph, z, rows)
         _at_least_two(z, rows, " in the largest component")
     elif not _connected(graph, rows):
-        raise InputError(_apart(graph, key, rows))
+        raise InputError(_apart(graph, key, rows, disconnected))
     found = graph.shortest(rows)
     return GraphPath(LatentPath(np.asarray(z[found], np.float32), found, np.isin(found, rows)), graph, moved)
 
@@ -343,7 +343,7 @@ def _in_largest(graph: NeighbourGraph, z: np.ndarray, rows: np.ndarray) -> tuple
     return rows, outside.tolist()
 
 
-def _apart(graph: NeighbourGraph, key: np.ndarray, rows: np.ndarray) -> str:
+def _apart(graph: NeighbourGraph, key: np.ndarray, rows: np.ndarray, disconnected: str) -> str:
     """Say which anchors are in which component, and what to do."""
     component = graph.component[graph.node]
     sizes = np.bincount(component)
@@ -352,10 +352,15 @@ def _apart(graph: NeighbourGraph, key: np.ndarray, rows: np.ndarray) -> str:
         inside = np.flatnonzero(component[rows] == number)
         named = ", ".join(f"{i} ({key[rows[i]]})" for i in inside[:5]) + ", ..." * (len(inside) > 5)
         parts.append(f"anchor{'s' * (len(inside) > 1)} {named} among {sizes[number]:,} particles")
+    remedy = "give disconnected=largest, or other anchors"
+    if disconnected == "stop":
+        remedy = (
+            f"raise average_neighbors={graph.average:g} and max_neighbors={graph.maximum}, or give "
+            "disconnected=widen or disconnected=largest"
+        )
     return (
-        f"No path joins the anchors: {'; '.join(parts[:4])}{'; ...' * (len(parts) > 4)}. Raise "
-        f"average_neighbors={graph.average:g} and max_neighbors={graph.maximum}, or give disconnected=widen "
-        "or disconnected=largest."
+        f"No path over at most {graph.maximum} neighbours of each particle joins the anchors: "
+        f"{'; '.join(parts[:4])}{'; ...' * (len(parts) > 4)}; {remedy}."
     )
 
 

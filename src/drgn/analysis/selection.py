@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,10 +164,15 @@ def labels_of_analysis(folder: Path, k: int, key: np.ndarray) -> np.ndarray:
     if not path.is_file():
         there = sorted(int(p.parent.name[6:]) for p in folder.glob(f"kmeans*/{LABELS}"))
         have = f"it has kmeans={', '.join(map(str, there))}" if there else "it has none"
-        raise InputError(
-            f"{folder} has no k-means with {k} clusters ({have}); run drgn analyze kmeans={k} first."
-        )
+        command = f"drgn analyze {shlex.quote(f'run={_run_of(folder)}')} kmeans={k}"
+        raise InputError(f"{folder} has no k-means with {k} clusters ({have}); run {command} first.")
     return read_labels(path, key)
+
+
+def _run_of(analysis: Path) -> Path:
+    """The run that an analysis is of: above it, or above drgn/ in a run of cryoDRGN."""
+    foreign = analysis.parent.name == "drgn" and not (analysis.parent / "run.json").is_file()
+    return analysis.parents[1] if foreign else analysis.parent
 
 
 def column_of(particles: Particles, name: str) -> np.ndarray:

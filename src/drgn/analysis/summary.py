@@ -74,11 +74,11 @@ def next_steps(run: Run, kmeans: int, folder: Path) -> Section:
                 f"drgn filter {here} kmeans={kmeans} 'clusters=[0,1]' {kept}",
             )
         )
-    if run.zdim:
         steps.append(
             (
-                "Follow a motion from cluster to cluster, over particles only:",
-                f"drgn traverse {here} kind=graph kmeans=10",
+                "Follow a motion from cluster to cluster, over particles only; a cluster that lies apart from "
+                "most particles is left out:",
+                f"drgn traverse {here} kind=graph kmeans={kmeans} disconnected=largest",
             )
         )
     if run.zdim and run.decodes:
