@@ -150,6 +150,20 @@ def test_the_depth_of_a_valley_is_that_of_the_density(apart):
     assert valley.density.sum() * np.diff(valley.position[:2])[0] == pytest.approx(1, abs=1e-2)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_each_side_of_a_valley_is_of_its_own_state(seed):
+    """States are numbered anew after their valleys were found: the sides and the line go with them."""
+    rng = np.random.default_rng(seed)
+    states = found(blobs(3, rng, shares=[0.6, 0.3, 0.1])[0], rng)
+    assert sorted(states.valleys) == [(0, 1), (0, 2), (1, 2)]
+    for pair, valley in states.valleys.items():
+        first, second = valley.side.sum(axis=1)
+        assert (first > second) == (states.sizes[pair[0]] > states.sizes[pair[1]])
+        at = valley.side @ valley.position / valley.side.sum(axis=1)
+        assert at[0] < at[1]
+        assert (np.diff(valley.position) > 0).all()
+
+
 def test_halves_of_one_cloud_have_no_valley():
     cloud = np.random.default_rng(0).normal(size=(5000, 3))
     left = cloud[:, 0] < 0.3

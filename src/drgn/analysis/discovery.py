@@ -235,15 +235,17 @@ def discover(
         found.probability,
         clusters.on_data_rows,
         clusters.centres,
-        {
-            (min(rank[a], rank[b]), max(rank[a], rank[b])): between
-            for (a, b), between in found.valleys.items()
-        },
+        dict(_numbered(rank[a], rank[b], between) for (a, b), between in found.valleys.items()),
         _diffuse(x, clusters.labels),
         agreement,
         counts,
         found.components,
     )
+
+
+def _numbered(a: int, b: int, between: Valley) -> tuple[tuple[int, int], Valley]:
+    """A valley from state a to state b under the key (lower, higher), its sides in that order."""
+    return ((a, b), between) if a < b else ((b, a), between.turned())
 
 
 def _diffuse(x: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -94,17 +94,23 @@ def profiles(pairs: Mapping[tuple[int, int], Valley], threshold: float, path: Pa
     shown: Sequence[tuple[tuple[int, int], Valley]] = sorted(pairs.items(), key=lambda p: -p[1].depth)[:12]
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
-    figure = _figure(3.0 * columns, 2.3 * rows + 0.3)
+    figure = _figure(max(3.0 * columns, 4.6), 2.3 * rows + 0.9)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     colours = label_colours(1 + max(max(pair) for pair, _ in shown))
     for panel, (pair, valley) in zip(panels, shown, strict=False):
         for state, side in zip(pair, valley.side, strict=True):
-            panel.fill_between(valley.position, side, color=colours[state], alpha=0.45, lw=0)
-        panel.plot(valley.position, valley.density, color=INK, lw=1.2)
+            panel.fill_between(
+                valley.position, side, color=colours[state], alpha=0.45, lw=0, label=f"state {state}"
+            )
+        panel.plot(valley.position, valley.density, color=INK, lw=1.2, label="all")
         panel.set_title(f"{pair[0]} and {pair[1]}:  {valley.depth:.2f} (< {threshold:g})", fontsize=10)
         panel.set_yticks([])
         _dress(panel, "", "")
     for panel in panels[len(shown) :]:
         panel.set_visible(False)
     figure.supylabel("density of particles", fontsize=10)
+    figure.supxlabel("along the line between both (standard deviations within a state)", fontsize=10)
+    named = {name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels())}
+    order = sorted(named, key=lambda name: (len(name), name))
+    figure.legend([named[name] for name in order], order, loc="outside right upper", frameon=False, fontsize=9)
     return save(figure, path)

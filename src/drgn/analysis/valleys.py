@@ -27,7 +27,8 @@ class Valley(NamedTuple):
     upper
         95th percentile of that over resampled particles.
     position, density, side
-        Of a picture: (C,) places along the line, (C,) density, and (2, C) what each group adds to it.
+        Of a picture: (C,) places along the line from the first group to the second, in standard deviations
+        within the groups, (C,) density, and (2, C) what each group adds to it.
     """
 
     depth: float
@@ -35,6 +36,11 @@ class Valley(NamedTuple):
     position: np.ndarray
     density: np.ndarray
     side: np.ndarray
+
+    def turned(self) -> Valley:
+        """The same with the two groups exchanged: the line goes from the second to the first."""
+        flipped = (-self.position[::-1], self.density[::-1], self.side[::-1, ::-1])
+        return Valley(self.depth, self.upper, *flipped)
 
 
 def passes(centres: np.ndarray, log_density: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
