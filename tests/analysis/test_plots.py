@@ -31,7 +31,6 @@ CASES = {
     "histogram": lambda path, i: plots.histogram(CLOUD[:, i], np.array([-1.0, 0, 1]), path),
     "explained_variance": lambda path, i: plots.explained_variance(np.array([0.6 + 0.2 * i, 0.2]), path),
     "learning_curve": lambda path, i: plots.learning_curve(loss(1 + i), path),
-    "fsc_curve": lambda path, i: plots.fsc_curve({"map": np.linspace(1, -0.3 * i, 9)}, 2.0, path),
     "montage": lambda path, i: pictures.montage(blobs(4 * i + 1), ["a", "b"], path),
     "orthogonal": lambda path, i: pictures.orthogonal(blobs(4)[i], 2.0, path),
     "slices": lambda path, i: pictures.slices(blobs(3 * i + 1), ["a", "b"], 2.0, path),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from drgn.physics import fourier
-from drgn.physics.fsc import fsc, randomise_phases, resolution_A
+from drgn.physics.fsc import Correlations, fsc, randomise_phases, resolution_A
 from drgn.physics.grids import shells
 from drgn.physics.masks import window
 
@@ -117,3 +117,21 @@ def test_random_phases_keep_amplitudes_and_what_is_coarse():
     torch.testing.assert_close(changed.abs(), before.abs())
     assert not torch.isclose(changed, before)[~near].all()
     assert fsc(volume, fourier.ifft(changed, 3).real)[6:8].abs().max() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("randomised", "misled"),
+    [
+        ([1, 1, 1, 0.9, 0.8, 0.7, 0.6, 0.4, 0.4], [4, 5]),  # from_shell + 2 to where no mask finds signal
+        ([1, 1, 1, 0.9, 0.8, 0.1, 0.1, 0.4, 0.4], []),  # one shell may be noise
+        ([1, 1, 1, 0.9, 0.1, 0.1, 0.6, 0.6, 0.6], []),  # maps that do not agree are not told by a mask
+    ],
+)
+def test_a_mask_that_agrees_as_well_as_the_maps_is_not_read(randomised, misled):
+    unmasked = torch.tensor([1, 1, 0.7, 0.6, 0.5, 0.3, 0.1, 0.2, 0.0])
+    masked = torch.tensor([1, 1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3, 0.3])
+    randomised = torch.tensor(randomised)
+    corrected = (masked - randomised) / (1 - randomised)
+    found = Correlations(unmasked, masked, masked, randomised, corrected, 2)
+    assert found.misled.tolist() == misled
+    assert found.read is (unmasked if misled else corrected)

@@ -13,8 +13,10 @@ from drgn.formats.mrc import read_volume, write_volume
 from drgn.fsc import fsc
 from drgn.mask import mask
 from drgn.physics import masks
+from drgn.physics.fsc import Correlations
 from drgn.physics.alignment import MIRROR, resampled
 from drgn.physics.rotations import from_rotvec
+from drgn.scoring import plots, resolution
 
 SIZE, PIXEL_A = 32, 5.0
 
@@ -73,6 +75,35 @@ def test_a_mask_does_not_make_noise_agree(tmp_path):
     far = table[8 : SIZE // 2]
     assert far["masked"].mean() > 0.3  # the mask's own agreement
     assert abs(far["corrected"].mean()) < 0.2
+
+
+def test_a_correction_that_cannot_be_used_is_said_and_does_not_lead(tmp_path):
+    """Curves of a network's map: the tight mask agrees better with random phases than the maps do in it."""
+    unmasked = torch.linspace(1, 0.1, 17, dtype=torch.float64)
+    masked, random = unmasked**0.2, unmasked**0.1
+    misled = Correlations(unmasked, masked, masked, random, (masked - random) / (1 - random).clamp(1e-6), 4)
+    said = resolution.sentence(misled, SIZE, PIXEL_A)
+    assert said.startswith("unmasked 18 A at 0.5")
+    assert "no corrected value: between 26.7 A and 10.7 A the maps agree in this mask no better" in said
+    assert resolution.corrected_A(misled, SIZE, PIXEL_A, 0.5) == pytest.approx(18)
+    usable = misled._replace(randomised=0 * unmasked, corrected=masked)
+    assert resolution.sentence(usable, SIZE, PIXEL_A).startswith("corrected ")
+    assert "no corrected value" not in resolution.sentence(usable, SIZE, PIXEL_A)
+    for name, found in (("misled", misled), ("usable", usable)):
+        resolution.write(found, SIZE, PIXEL_A, tmp_path, "maps", stem=name)
+
+
+def test_a_picture_of_curves_does_not_follow_one_far_down(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    curves = np.stack([np.linspace(1, 0, 17), np.linspace(1, -3, 17)])
+    plots.fsc_curves({"maps": curves}, PIXEL_A, tmp_path / "x.png", ["no mask", "corrected"])
+    panel = drawn[0].axes[0]
+    assert panel.get_ylim() == (-0.1, 1.02)
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["50", "25", "16.7", "12.5", "10"]
+    assert panel.get_xlabel() == "resolution (Å)"
+    assert panel.get_legend() is None  # beside the panel, where no line crosses it
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["no mask", "corrected"]
 
 
 def test_maps_that_do_not_fit_are_one_sentence(noisy, tmp_path):

@@ -254,44 +254,6 @@ def learning_curve(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarra
     return save(figure, path)
 
 
-def fsc_curve(curves: Mapping[str, np.ndarray], pixel_size_A: float, path: Path) -> Path:
-    """Fourier shell correlation against resolution, with the lines at 0.5 and 0.143.
-
-    Parameters
-    ----------
-    curves
-        Name to (D // 2 + 1,) correlation, shell i at the frequency i / (D * pixel size).
-    pixel_size_A
-        Pixel size of the maps.
-    path
-        The PNG to write.
-    """
-    figure = _figure(6.2, 4.0)
-    panel = figure.subplots()
-    for colour, (name, curve) in zip(label_colours(len(curves)), curves.items(), strict=True):
-        frequency = np.arange(len(curve)) / (2 * (len(curve) - 1) * pixel_size_A)
-        panel.plot(frequency, curve, color=colour, lw=1.8, label=name)
-    for threshold in (0.5, 0.143):
-        panel.axhline(threshold, color=INK, lw=0.8, ls=":")
-        panel.annotate(
-            f"{threshold}",
-            (1.0, threshold),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-        )
-    nyquist = 1 / (2 * pixel_size_A)
-    panel.set(xlim=(0, nyquist), ylim=(-0.05, 1.02))
-    panel.axhline(0, color=INK, lw=0.5)
-    ticks = np.linspace(0, nyquist, 7)[1:]
-    panel.set_xticks(ticks, [f"1/{1 / tick:.1f}" for tick in ticks])
-    panel.legend(frameon=False, loc="upper right")
-    _dress(panel, "spatial frequency (1/Å)", "Fourier shell correlation")
-    return save(figure, path)
-
-
 def confusion_matrix(
     counts: np.ndarray, classes: Sequence[str], axes: tuple[str, str], title: str, path: Path
 ) -> Path:

@@ -8,6 +8,8 @@ from torch import Tensor
 from drgn.physics.grids import half_shells
 
 _RANDOMISE = 0.8  # unmasked correlation below which phases are randomised
+_SIGNAL = 0.143  # unmasked correlation down to which maps agree
+_MISLED = 2  # shells in which a mask agrees as well as the maps, from which on it is of no use
 
 
 def fsc(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -90,6 +92,24 @@ class Correlations(NamedTuple):
     randomised: Tensor
     corrected: Tensor
     from_shell: int
+
+    @property
+    def misled(self) -> Tensor:
+        """Shells where maps agree without mask, yet with random phases as well in the mask as with their own.
+
+        Looked for where `corrected` is corrected, up to the first shell whose unmasked correlation is below
+        0.143. Empty where they are fewer than two: what is left may be noise.
+        """
+        below = torch.nonzero(self.unmasked[1:] < _SIGNAL)
+        end = int(below[0]) + 1 if len(below) else len(self.unmasked) - 1
+        shells = torch.arange(self.from_shell + 2, max(end, self.from_shell + 2))
+        found = shells[self.randomised[shells] >= self.masked[shells]]
+        return found if len(found) >= _MISLED else found[:0]
+
+    @property
+    def read(self) -> Tensor:
+        """The curve that tells the resolution: corrected, or unmasked where the mask misleads."""
+        return self.unmasked if len(self.misled) else self.corrected
 
 
 def correlations(a: Tensor, b: Tensor, mask: Tensor, loose: Tensor, seed: int = 0) -> Correlations:

@@ -9,6 +9,8 @@ import numpy as np
 
 from drgn.analysis.plots import INK, OKABE_ITO, _dress, _figure, label_colours, save
 
+FSC_RANGE = (-0.1, 1.02)  # of a picture: a corrected curve may fall far below
+
 
 def fsc_curves(
     panels: Mapping[str, np.ndarray],
@@ -36,7 +38,7 @@ def fsc_curves(
     label
         What is correlated with what.
     """
-    figure = _figure(5.2 * len(panels), 4.0)
+    figure = _figure(5.2 * len(panels) + (1.6 if names else 0), 4.0)
     for panel, (title, curves) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
@@ -53,11 +55,15 @@ def fsc_curves(
             panel.axhline(threshold, color=INK, lw=0.8, ls=":")
         panel.axhline(0, color=INK, lw=0.5)
         nyquist = 1 / (2 * pixel_size_A)
-        panel.set(xlim=(0, nyquist), ylim=(min(-0.05, float(shown.min())), 1.02), title=title)
+        panel.set(xlim=(0, nyquist), ylim=FSC_RANGE, title=title)
         ticks = np.linspace(0, nyquist, 6)[1:]
-        panel.set_xticks(ticks, [f"1/{1 / tick:.1f}" for tick in ticks])
-        panel.legend(frameon=False, loc="lower left", fontsize=8, ncols=1 + len(names or ()) // 6)
-        _dress(panel, "spatial frequency (1/Å)", label)
+        panel.set_xticks(ticks, [f"{1 / tick:.3g}" for tick in ticks])
+        _dress(panel, "resolution (Å)", label)
+        if names is None:
+            panel.legend(frameon=False, loc="upper right", fontsize=8)
+    if names is not None:
+        lines = panel.get_lines()[: len(names)]
+        figure.legend(lines, names, loc="outside right upper", frameon=False, fontsize=8)
     return save(figure, path)
 
 
