@@ -44,7 +44,7 @@ def test_no_alarm_where_nothing_depends(seed):
     found = audit(z, taken(seed), seed)
     assert len(found) == 6
     assert [d.variable for d in found if d.significant] == []
-    assert all(sentence(d).endswith("not more than noise.") for d in found)
+    assert all("not more than noise" in sentence(d) for d in found)
 
 
 def test_the_spread_of_noisy_images_is_no_sign():
@@ -73,10 +73,23 @@ def test_an_alarm_for_what_was_planted_and_for_nothing_else(name):
     [("view", 0.019, False), ("view", 0.021, True), ("contrast", 0.09, False), ("contrast", 0.11, True)],
 )
 def test_what_is_real_but_small_is_told_without_an_alarm(variable, share, alarm):
-    found = Dependence(variable, share, 2, 0.01, 0.01, True, 5000)
+    found = Dependence(variable, share, 2, 0.01, 0.01, 5000)
     assert found.alarm == alarm
     assert ("too little" in sentence(found), "What to do" in sentence(found)) == (not alarm, alarm)
     assert f"{100 * share:.1f} % of the variance of PC3" in sentence(found)
+
+
+def test_words_and_line_are_of_one_mind():
+    """A share above all permutations but within 4 standard deviations is noise, and left of the line."""
+    known = {"contrast": taken(0)["contrast"]}
+    z = np.random.default_rng(1).normal(size=(N, 1))
+    found_noise = []
+    for strength in np.linspace(0.13, 0.18, 11):
+        (found,) = audit(z + strength * effect("contrast", known["contrast"])[:, None], known, 0)
+        assert found.significant == (found.share > found.noise)
+        assert ("not more than noise" in sentence(found)) == (found.share <= found.noise)
+        found_noise.append(found.p < 0.01 and not found.significant)
+    assert any(found_noise)
 
 
 def test_what_is_unknown_or_constant_is_left_out():
@@ -107,5 +120,5 @@ def test_the_time_does_not_grow_with_the_particles():
 
 
 def test_a_picture_of_one_variable(tmp_path):
-    one = Dependence("defocus", 0.3, 1, 0.01, 0.01, True, 100)
+    one = Dependence("defocus", 0.3, 1, 0.01, 0.01, 100)
     assert draw([one], tmp_path / "x.png").stat().st_size > 3_000

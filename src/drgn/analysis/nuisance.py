@@ -22,7 +22,7 @@ NEIGHBOURS = 50  # whose latents are averaged
 PERMUTATIONS = 100
 _COMPONENTS = 16  # of z, most
 _LEAST_VARIANCE = 0.01  # of a component that is looked at, in that of z
-_SIGMAS = 4.0  # above the mean of the permutations
+_SIGMAS = 4.0  # above the mean of the permutations: several variables and components are looked at
 SLIGHT = 0.02  # share below which a dependence changes no map
 # The contrast is measured on the image that z was inferred from, whose noise is in both: 0.035 was seen where
 # all images had one contrast.
@@ -44,11 +44,10 @@ class Dependence:
     component
         Which, from 0.
     noise
-        Largest share in permutations.
+        Largest share that is called noise: that of the permutations, or 4 of their standard deviations above
+        their mean where that is more.
     p
         Share of the permutations, and this, that reach `share`.
-    significant
-        More than noise.
     particles
         That were looked at.
     """
@@ -58,8 +57,12 @@ class Dependence:
     component: int
     noise: float
     p: float
-    significant: bool
     particles: int
+
+    @property
+    def significant(self) -> bool:
+        """More than noise."""
+        return self.share > self.noise
 
     @property
     def least(self) -> float:
@@ -172,8 +175,7 @@ def _dependence(
         variable=name,
         share=max(0.0, float(share[most])),
         component=int(components[most]),
-        noise=max(0.0, float(chance.max())),
+        noise=max(0.0, float(chance.max()), float(chance.mean() + _SIGMAS * chance.std())),
         p=float((1 + (chance >= share[most]).sum()) / (1 + PERMUTATIONS)),
-        significant=bool(share[most] > max(chance.max(), chance.mean() + _SIGMAS * chance.std())),
         particles=len(x),
     )

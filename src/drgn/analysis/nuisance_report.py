@@ -94,7 +94,6 @@ def nuisance_section(run: Run, folder: Path, seed: int) -> tuple[Section, list[s
             f"{100 * d.share:.1f} %",
             f"PC{d.component + 1}",
             f"{100 * d.noise:.1f} %",
-            f"{d.p:.2g}",
             f"{d.particles:,}",
         )
         for d in found
@@ -161,10 +160,12 @@ def sentence(found: Dependence) -> str:
     name, advice = WORDS[found.variable]
     capital = name[0].upper() + name[1:]
     if not found.significant:
-        return f"{capital}: not more than noise."
+        shares = f"{100 * found.share:.1f} %, noise up to {100 * found.noise:.1f} %"
+        return f"{capital}: not more than noise ({shares})."
     explained = f"it explains {100 * found.share:.1f} % of the variance of PC{found.component + 1}"
     if not found.alarm:
-        return f"{capital}: {explained}, more than noise, but too little for an alarm."
+        least = f"{100 * found.least:.0f} %"
+        return f"{capital}: {explained}, more than noise, but too little for an alarm (from {least} on)."
     return f"The latent knows {name}: {explained}. What to do: {advice}."
 
 
@@ -178,7 +179,7 @@ def draw(found: Sequence[Dependence], path: Path) -> Path:
     colours = [plots.OKABE_ITO[3] if d.alarm else plots.OKABE_ITO[0] for d in found]
     panel.barh(places, [100 * d.share for d in found], color=colours, height=0.6)
     for number, (place, d) in enumerate(zip(places, found, strict=True)):
-        label = "most that chance explains" if number == 0 else None
+        label = "noise up to here" if number == 0 else None
         panel.plot([100 * d.noise] * 2, [place - 0.38, place + 0.38], color=plots.INK, lw=1.6, label=label)
         label = "alarm from here on" if number == 0 else None
         panel.plot(
@@ -201,10 +202,12 @@ def _write(found: Sequence[Dependence], path: Path) -> None:
         pd.DataFrame(rows, columns=list(names)).to_csv(temporary, index=False)
 
 
-_HEADER = ("variable", "explains at most", "of", "chance explains up to", "p", "particles")
+_HEADER = ("variable", "explains at most", "of", "noise up to", "particles")
 _TEXT = (
     "The latent should say what a particle looks like, not how its image was taken. For each thing that is "
-    "known of the taking, this is the share of the variance of the latent that it explains. An alarm need "
+    "known of the taking, this is the share of the variance of the latent that it explains. Noise is what it "
+    "explains when it is given to the wrong particles, 100 times: up to the largest of these shares, and to "
+    "4 of their standard deviations above their mean. An alarm need "
     "not be a fault of the program: a state that lies on the grid in one way only is seen from one side only."
 )
 _CAPTION = (
