@@ -56,9 +56,9 @@ def test_nothing_was_logged(tmp_path):
     assert losses(tmp_path).empty
 
 
-def told(values, **more):
+def told(values, warm=False, **more):
     columns = {"heldout/loss": values, **{f"heldout/{name}": column for name, column in more.items()}}
-    return verdict(pd.DataFrame(columns, index=range(1, len(values) + 1)))
+    return verdict(pd.DataFrame(columns, index=range(1, len(values) + 1)), warm=warm)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,31 @@ def test_the_verdict_in_words(values, word):
 
 def test_the_verdict_tells_what_still_moves():
     said = told([2, 1, 1, 1], latent_drift=[np.nan, 0.5, 0.1, 0.031], map_change=[np.nan, 0.1, 0.1, 0.0042])
-    assert "the latents changed by 3.10%" in said
-    assert "the map at their mean changed by 0.42%" in said
-    assert verdict(pd.DataFrame({"train/loss": [1.0, 2.0]})) is None
+    assert (
+        "In the last 2 epochs the latents changed by up to 10 % an epoch and the map changed by up to 10 %"
+        in said
+    )
+    assert verdict(pd.DataFrame({"train/loss": [1.0, 2.0]}), warm=True) is None
+
+
+def test_what_a_warm_start_had_found_is_not_called_unconverged():
+    """Losses and changes of a real run of 5 epochs, stopped and resumed once."""
+    values = [1.04127, 1.03871, 1.03724, 1.03706, 1.03682]
+    changes = {
+        "latent_drift": [np.nan, 9.6e-4, 8.7e-4, 1.1e-4, np.nan],
+        "map_change": [np.nan, 2.5e-4, 2.3e-4, 1.0e-5, np.nan],
+    }
+    said = told(values, warm=True, **changes)
+    assert said.startswith("Converged: the warm start had found latents and maps")
+    assert "latents changed by up to 0.096 % an epoch and the map changed by up to 0.025 %" in said
+    assert "still falls, by 0.00042 of 1.037 in the last 2 epochs" in said
+    assert told(values, **changes).startswith("Not converged")  # a low rate from random weights
+    changes["latent_drift"][2] = 0.02
+    assert told(values, warm=True, **changes).startswith("Not converged")
+    assert told(values, warm=True).startswith("Not converged")
+
+
+def test_one_epoch_after_a_warm_start_may_be_all():
+    assert "the warm start found before the first may be all" in told([1.0], warm=True)
+    assert "warm start" not in told([1.0])
+    assert told([1.0]).endswith("Go on: the same command with epochs=3 and this run folder as output=.")

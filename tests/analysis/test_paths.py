@@ -157,7 +157,9 @@ def test_more_neighbours_join_them(islands):
 
 def test_what_was_given_already_is_not_proposed(islands, monkeypatch):
     monkeypatch.setattr(paths, "WIDEST", 20)
-    with pytest.raises(InputError, match=r"at most 20 neighbours .*; give disconnected=largest, or other") as e:
+    with pytest.raises(
+        InputError, match=r"at most 20 neighbours .*; give disconnected=largest, or other"
+    ) as e:
         paths.through_graph(islands, KEY, np.array([3, 60]), average=9, maximum=10, disconnected="widen")
     assert "widen" not in str(e.value)
 

@@ -46,7 +46,11 @@ def test_no_analysis_is_refused(tmp_path):
     of_ours, of_cryodrgn = tmp_path / "drgn" / "analysis", tmp_path / "other" / "drgn" / "analysis"
     of_ours.mkdir(parents=True)
     (of_ours.parent / "run.json").touch()
-    for folder, run in ((of_ours, "drgn"), (of_cryodrgn, "other"), (tmp_path / "a run" / "analysis", "a run")):
+    for folder, run in (
+        (of_ours, "drgn"),
+        (of_cryodrgn, "other"),
+        (tmp_path / "a run" / "analysis", "a run"),
+    ):
         command = shlex.join(["drgn", "analyze", f"run={tmp_path / run}", "kmeans=20"])
         with pytest.raises(InputError, match=rf"it has none\); run {re.escape(command)} first"):
             selection.labels_of_analysis(folder, 20, KEY)

@@ -49,7 +49,7 @@ def data_and_training(run: Run, folder: Path) -> list[Section]:
             "do better. The first point may lie outside the frame."
         )
         path = plots.learning_curve(panels, folder / "learning_curve.png")
-        words = verdict(table)
+        words = verdict(table, warm=run.config.get("warmstart") is not None)
         sections.append(
             Section(
                 "Learning curve",

@@ -110,7 +110,13 @@ def profiles(pairs: Mapping[tuple[int, int], Valley], threshold: float, path: Pa
         panel.set_visible(False)
     figure.supylabel("density of particles", fontsize=10)
     figure.supxlabel("along the line between both (standard deviations within a state)", fontsize=10)
-    named = {name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels())}
+    named = {
+        name: handle
+        for panel in panels
+        for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
     order = sorted(named, key=lambda name: (len(name), name))
-    figure.legend([named[name] for name in order], order, loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(
+        [named[name] for name in order], order, loc="outside right upper", frameon=False, fontsize=9
+    )
     return save(figure, path)

@@ -37,7 +37,7 @@ def in_short(run: Run, findings: Sequence[str]) -> Section:
     )
     if run.pixel_size_A != run.pixel_size_A:  # a foreign run whose files do not say it
         put_in = f"Put in: {len(particles):,} particle images from {Path(particles.source.path).name}."
-    trained = verdict(losses(run.path))
+    trained = verdict(losses(run.path), warm=run.config.get("warmstart") is not None)
     trust = f"Training: {trained}" if trained else "Training: no held-out losses are there to judge it by."
     return Section("In short", [put_in, "Came out: " + " ".join(findings), trust])
 
@@ -76,8 +76,8 @@ def next_steps(run: Run, kmeans: int, folder: Path) -> Section:
         )
         steps.append(
             (
-                "Follow a motion from cluster to cluster, over particles only; a cluster that lies apart from "
-                "most particles is left out:",
+                "Follow a motion from cluster to cluster, over particles only; where no path leads to a "
+                "cluster, to the nearest particle that one leads to:",
                 f"drgn traverse {here} kind=graph kmeans={kmeans} disconnected=largest",
             )
         )
