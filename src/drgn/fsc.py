@@ -5,11 +5,11 @@
     drgn fsc map_1=vol_000.mrc map_2=cryosparc.mrc align=true      # laid on map_1 first, in either hand
 
 Writes fsc.csv and fsc.png: without mask, with a loose one, with the mask that is given or else a tight one,
-with phases randomised from where the unmasked curve falls below 0.8, and corrected by that. Where random phases agree
-in the mask as well as the maps do, it cannot be corrected for: then the unmasked value leads. Between half maps
-the resolution is read at 0.143, between a map and an independent one (or the truth) at 0.5. The maps must
-have the same box and pixel size, and lie in the same frame unless align=true, which also writes the map as it
-was laid, aligned.mrc.
+with phases randomised from where the unmasked curve falls below 0.8, and corrected by that; where random
+phases agree in the mask as well as the maps do, no corrected value is told. Between half maps the resolution
+is read at 0.143, between a map and an independent one (or the truth) at 0.5. The maps must have the same box
+and pixel size, and lie in the same frame unless align=true, which also writes the map as it was laid,
+aligned.mrc.
 """
 
 from pathlib import Path

@@ -13,8 +13,8 @@ from drgn.formats.mrc import read_volume, write_volume
 from drgn.fsc import fsc
 from drgn.mask import mask
 from drgn.physics import masks
-from drgn.physics.fsc import Correlations
 from drgn.physics.alignment import MIRROR, resampled
+from drgn.physics.fsc import Correlations
 from drgn.physics.rotations import from_rotvec
 from drgn.scoring import plots, resolution
 

@@ -12,7 +12,7 @@ from drgn.analysis import pictures
 from drgn.analysis.plots import INK, OKABE_ITO, _dress, _figure, save
 from drgn.analysis.render import VIEWS, Frame, isosurface, isosurface_level
 from drgn.evidence.validation import Evidence
-from drgn.scoring.plots import fsc_curves
+from drgn.scoring.plots import FSC_RANGE, fsc_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ class Overview:
         self._frame = Frame.of(neural, self._level, margin=1.15)
         self._across = min(_ACROSS, len(titles))
         down = -(-len(titles) // self._across)
-        self._figure = _figure(max(2.1 * self._across, 4.2), 6.0 * down)
+        self._figure = _figure(max(2.1 * self._across + 0.5, 4.2), 6.0 * down)
         rows = self._figure.subplots(
             3 * down, self._across, squeeze=False, height_ratios=[1.15, 1, 0.8] * down
         )
@@ -76,32 +76,42 @@ class Overview:
     def add(self, number: int, found: Evidence | str, neural: np.ndarray) -> None:
         """Draw one state, or its neural map alone where it could not be examined."""
         top, middle, bottom = self._panels[number]
-        self._surface(top, neural, "network")
+        first = number % self._across == 0
+        self._surface(top, neural, "network's map" * first)
         top.set_title(self._titles[number], fontsize=9, color=INK)
         if isinstance(found, str):
             middle.text(0.5, 0.5, "too few particles", ha="center", transform=middle.transAxes, color=INK)
             return
-        self._surface(middle, found.density.numpy(), "its images alone")
+        self._surface(middle, found.density.numpy(), "map of its images alone" * first)
         bottom.axis("on")
         size = found.density.shape[-1]
         frequency = np.arange(size // 2) / (size * found.pixel_size_A)
-        lines = ((found.halves.corrected, "half maps"), (found.agreement_curve, "network's map"))
+        lines = (
+            (found.halves.corrected, "between half maps of its images"),
+            (found.agreement_curve, "between the network's map and them"),
+        )
         for (curve, name), colour in zip(lines, OKABE_ITO, strict=False):
             shown = np.concatenate([[1.0], curve.numpy()[1 : size // 2]])
             bottom.plot(frequency, shown, color=colour, lw=1.4, label=name)
         for threshold in (0.5, 0.143):
             bottom.axhline(threshold, color=INK, lw=0.6, ls=":")
-        bottom.set(xlim=(0, frequency[-1]), ylim=(-0.1, 1.02))
+        bottom.set(xlim=(0, frequency[-1]), ylim=FSC_RANGE)
         ticks = np.linspace(0, frequency[-1], 4)[1:]
-        bottom.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
+        bottom.set_xticks(ticks, [f"{1 / tick:.0f}" for tick in ticks])
         _dress(bottom, "", "")
+        bottom.set_xlabel("resolution (Å)", fontsize=7)
+        if first:
+            bottom.set_ylabel("Fourier shell correlation", fontsize=7)
         bottom.tick_params(labelsize=7)
         if number == 0:
-            bottom.legend(frameon=False, fontsize=7, loc="lower left")
+            self._figure.legend(
+                *bottom.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8
+            )
 
     def _surface(self, panel: Axes, volume: np.ndarray, name: str) -> None:
         panel.imshow(isosurface(volume, self._level, pictures.SURFACE_COLOUR, self._view, 220, self._frame))
-        panel.text(0.5, -0.02, name, fontsize=7, ha="center", va="top", transform=panel.transAxes, color=INK)
+        beside = {"rotation": 90, "ha": "right", "va": "center", "transform": panel.transAxes}
+        panel.text(-0.05, 0.5, name, fontsize=8, color=INK, **beside)
 
     def save(self, path: Path) -> Path:
         """Write the PNG."""

@@ -111,6 +111,6 @@ _TEXT = [
 ]
 _CAPTION = (
     "For each cluster: the network's map, the map of its images alone, and the correlation of its half maps "
-    "(blue) and of the network's map with theirs (orange) against spatial frequency in 1/Å; dotted lines at "
+    "(blue) and of the network's map with theirs (orange) against resolution; dotted lines at "
     "0.5 and 0.143. All surfaces have one level."
 )
