@@ -78,7 +78,7 @@ class Overview:
         top, middle, bottom = self._panels[number]
         first = number % self._across == 0
         self._surface(top, neural, "network's map" * first)
-        top.set_title(self._titles[number], fontsize=9, color=INK)
+        top.set_title("\n" + self._titles[number], fontsize=9, color=INK)  # off the row above
         if isinstance(found, str):
             middle.text(0.5, 0.5, "too few particles", ha="center", transform=middle.transAxes, color=INK)
             return
@@ -103,9 +103,13 @@ class Overview:
         if first:
             bottom.set_ylabel("Fourier shell correlation", fontsize=7)
         bottom.tick_params(labelsize=7)
-        if number == 0:
+        if not self._figure.legends:
             self._figure.legend(
-                *bottom.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8
+                *bottom.get_legend_handles_labels(),
+                loc="outside upper left",
+                ncols=2,
+                fontsize=8,
+                frameon=False,
             )
 
     def _surface(self, panel: Axes, volume: np.ndarray, name: str) -> None:
