@@ -1,9 +1,15 @@
 """Every picture is a PNG with something in it, and shows other data as another picture."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 
-from drgn.analysis import pictures, plots
+import drgn
+from drgn.analysis import colours, pictures, plots
 from drgn.analysis.clusters import kmeans
 
 RNG = np.random.default_rng(0)
@@ -50,10 +56,32 @@ def test_pictures_show_their_data(tmp_path, draw):
 
 
 def test_colours_of_classes_are_distinct():
-    colours = plots.label_colours(21)
-    distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + np.eye(21)
+    all_of_them = plots.label_colours(21)
+    distance = np.linalg.norm(all_of_them[:, None] - all_of_them[None], axis=-1) + np.eye(21)
     assert distance.min() > 0.1
     assert plots.label_colours(30).shape == (30, 3)
+
+
+def test_a_class_has_the_same_colour_in_the_explorer():
+    script = Path(drgn.__file__).parent / "explorer" / "static" / "colours.js"
+    (listed,) = re.findall(r"CLASSES = \[(.*?)\]", script.read_text(), re.DOTALL)
+    assert re.findall("#[0-9a-f]{6}", listed) == [to_hex(colour) for colour in plots.label_colours(21)]
+    np.testing.assert_array_equal(plots.label_colours(42)[21:], plots.label_colours(21))
+
+
+def test_columns_are_called_by_words(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    values = {"defocus_u_A": CLOUD[:, 0], "rlnOther": CLOUD[:, 1]}
+    for z in (CLOUD, CLOUD[:, :1]):
+        (picture,) = colours.section(z, CLOUD, ("a", "b"), values, tmp_path).pictures
+        assert picture.caption == "Coloured by defocus U (Å), rlnOther."
+    titles, labels = [
+        [get(panel) for panel in figure.axes]
+        for figure, get in zip(drawn, (Axes.get_title, Axes.get_ylabel), strict=True)
+    ]
+    assert "defocus U (Å)" in titles
+    assert labels == ["defocus U (Å)", "rlnOther"]
 
 
 def test_spread_leaves_room_and_moves_no_more_than_needed():

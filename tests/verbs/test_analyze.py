@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from drgn.analysis.selection import umap_of_analysis
 from drgn.analyze import analyze
 from drgn.command import bind, compose
 from drgn.errors import InputError
@@ -130,7 +131,13 @@ def test_a_one_dimensional_latent(make_run):
 
 
 def test_a_two_dimensional_latent_is_shown_as_it_is(make_run):
-    assert "no UMAP was made" in make(make_run(2), volumes=False).read_text()
+    run = make_run(2)
+    assert "no UMAP was made" in make(run, volumes=False).read_text()
+    path, key = run / "analysis" / "embedding.npz", Run.open(run).latents().key
+    with np.load(path) as arrays:
+        assert set(arrays) == {"key", "pca", "pca_mean", "pca_components", "explained_variance_ratio"}
+        np.savez(path, **arrays, umap=Run.open(run).latents().z)  # as once was written
+    assert umap_of_analysis(path.parent, key) is None
 
 
 def test_a_run_without_a_latent(make_run, capsys):

@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from drgn.run import Latents
 
 IN_A_ROW = 3  # panels of one picture
+WORDS = {
+    "z_norm": "distance of the latent from 0",
+    "reconstruction_loss": "reconstruction loss (1 is noise alone)",
+    "rot_deg": "rotation angle (°)",
+    "tilt_deg": "tilt angle (°)",
+    "psi_deg": "in-plane angle (°)",
+    "defocus_u_A": "defocus U (Å)",
+    "defocus_v_A": "defocus V (Å)",
+    "defocus_angle_deg": "angle of the astigmatism (°)",
+    "phase_shift_deg": "phase shift (°)",
+    "shift_x_A": "shift along x (Å)",
+    "shift_y_A": "shift along y (Å)",
+}
 _EULER = ("rot_deg", "tilt_deg", "psi_deg")
 
 
@@ -80,13 +93,13 @@ def section(
     """
     names, pictures = list(values), []
     for number, start in enumerate(range(0, len(names), IN_A_ROW), 1):
-        part = {name: values[name] for name in names[start : start + IN_A_ROW]}
+        part = {WORDS.get(name, name): values[name] for name in names[start : start + IN_A_ROW]}
         path = folder / f"colours_{number}.png"
         if z.shape[1] == 1:
             _against(z[:, 0], part, path)
         else:
             plots.latent_columns(flat, axes, part, path)
-        pictures.append(Picture(path, f"{', '.join(part)}.", 100 * len(part) // IN_A_ROW))
+        pictures.append(Picture(path, f"Coloured by {', '.join(part)}.", 100 * len(part) // IN_A_ROW))
     text = [
         "The same particles, coloured by what the particle file and the run say of them. Structure that"
         " follows the defocus, the orientation or the micrograph is a sign that the latent describes the"

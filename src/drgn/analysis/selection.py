@@ -194,13 +194,18 @@ def column_of(particles: Particles, name: str) -> np.ndarray:
 
 
 def umap_of_analysis(folder: Path, key: np.ndarray) -> np.ndarray | None:
-    """UMAP (N, 2) of the particles `key` in an analysis; None where it made none, or of other particles."""
+    """UMAP (N, 2) of the particles `key` in an analysis; None where it made none, or of other particles.
+
+    A latent of two dimensions has none: what an analysis may have written as such is the latent itself.
+    """
     path = folder / EMBEDDING
     if not path.is_file():
         return None
     arrays = read_npz(path)
     umap, known = arrays.get("umap"), arrays.get("key")
     if umap is None or known is None or umap.shape != (len(known), 2) or umap.dtype.kind != "f":
+        return None
+    if arrays.get("pca", umap[:, :0]).shape[1:] == (2,):
         return None
     at, found = _find(known, key)
     return umap[at] if found.all() else None

@@ -167,7 +167,7 @@ def _write_embedding(path: Path, key: np.ndarray, pca: embedding.PCA, umap: embe
         "pca_components": pca.components,
         "explained_variance_ratio": pca.explained_variance_ratio,
     }
-    if umap is not None:
+    if umap is not None and not umap.is_latent:
         arrays["umap"] = umap.coordinates
     with replacing(path) as temporary:
         np.savez(temporary, **arrays)

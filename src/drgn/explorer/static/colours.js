@@ -1,10 +1,13 @@
-// Colours that people with any colour vision can tell apart: viridis for numbers, Okabe and Ito's (and Tol's) for classes.
+// Colours that people with any colour vision can tell apart: viridis for numbers,
+// for classes those of the pictures: Okabe and Ito's hues, lighter, darker (analysis/plots.py, label_colours).
 
 const STOPS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
 export const UNKNOWN = "#b9bfc6";
-export const CLASSES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#332288",
-  "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499",
-  "#8a8500", "#7a5230", "#9fd356", "#7f7fd5"];
+export const CLASSES = [
+  "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8c8c00",
+  "#80b8d8", "#f2cf80", "#80ceb9", "#eaae80", "#abdaf4", "#e6bcd3", "#c6c680",
+  "#00446b", "#8a5f00", "#005f45", "#803800", "#346c8c", "#7a4964", "#545400",
+];
 const parts = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const hex = (rgb) => "#" + rgb.map((part) => Math.round(part).toString(16).padStart(2, "0")).join("");
 
@@ -15,7 +18,7 @@ export function viridis(share) {
   return hex(a.map((part, i) => part + (at - low) * (b[i] - part)));
 }
 
-export const classColour = (number) => CLASSES[number % CLASSES.length];
+export const classColour = (number) => (number < 0 ? UNKNOWN : CLASSES[number % CLASSES.length]);
 
 // The value of each point for the scatter plot in [0, 1], its colour map, and a legend.
 export function encode(values, kind) {

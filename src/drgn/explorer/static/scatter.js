@@ -232,7 +232,7 @@ export class Scatter extends EventTarget {
     text(draw, this.colour.name, left + wide - 4, top + 14, "right");
     shown?.forEach((number, i) => {
       const [x, y] = [left + 6 + 46 * Math.floor(i / rows), top + 26 + 16 * (i % rows)];
-      disc(draw, x + 5, y, 5, classColour(i), 0);
+      disc(draw, x + 5, y, 5, classColour(number), 0);
       text(draw, String(number), x + 14, y + 4, "left");
     });
     if (shown) return;
