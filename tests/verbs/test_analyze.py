@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from drgn.analysis.nuisance import Dependence
 from drgn.analysis.selection import umap_of_analysis
 from drgn.analyze import analyze
 from drgn.command import bind, compose
@@ -93,7 +94,7 @@ def test_the_findings_are_printed(finished, report, capsys):
     assert not list((finished / "quick").rglob("*.mrc"))
 
 
-def test_the_nuisance_audit(train_tiny, tmp_path, capsys):
+def test_the_nuisance_audit(train_tiny, tmp_path, capsys, monkeypatch):
     run = train_tiny("latent.zdim=3")
     options = {"umap": False, "volumes": False}
     text = make(run, **options, output=tmp_path / "as_trained").read_text()
@@ -117,6 +118,13 @@ def test_the_nuisance_audit(train_tiny, tmp_path, capsys):
     assert "The latent knows the defocus" in text
     assert "The latent knows the defocus" in capsys.readouterr().out
     assert (tmp_path / "planted" / "nuisance.png").stat().st_size > 5_000
+    small = Dependence("contrast", 0.04, 0, 0.02, 0.01, 300)
+    monkeypatch.setattr("drgn.analysis.nuisance_report.audit", lambda *_: [small])
+    text = make(run, **options, output=tmp_path / "small").read_text()
+    assert (
+        "The latent follows the contrast of the image more than noise does, too little for an alarm" in text
+    )
+    assert "follows no orientation" not in text
     make(run, **options, audit=False, output=tmp_path / "without")
     assert not (tmp_path / "without" / "nuisance.csv").exists()
 

@@ -100,7 +100,11 @@ def nuisance_section(run: Run, folder: Path, seed: int) -> tuple[Section, list[s
     ]
     alarms = [sentence(d) for d in found if d.alarm]
     section = Section(TITLE, [_TEXT, *sentences], pictures, [Table(_HEADER, rows)] if rows else [])
-    return section, alarms or ["The latent follows no orientation, defocus or other nuisance that is known."]
+    if slight := [WORDS[d.variable][0] for d in found if d.significant and not d.alarm]:
+        none = f"The latent follows {', '.join(slight)} more than noise does, too little for an alarm."
+    else:
+        none = "The latent follows no orientation, defocus or other nuisance that is known."
+    return section, alarms or [none]
 
 
 def variables_of(particles: Particles) -> dict[str, NDArray[np.generic]]:
