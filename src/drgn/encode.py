@@ -31,6 +31,7 @@ def encode(*, run: Path, trust: list[str]) -> Path:
 
     from drgn.data.readers import told_when_ended
     from drgn.run import Run
+    from drgn.training.encode import complete
     from drgn.training.encode import encode as infer
 
     opened = Run.open(run, trust)
@@ -45,6 +46,7 @@ def encode(*, run: Path, trust: list[str]) -> Path:
             autocast=opened.autocast_type(device),
             fit=data.heldout,
         )
+    complete(encoded, data.dataset)
     path = opened.save_latents(encoded, data.heldout)
     say(f"latents of {len(encoded.z):,} particles: {path}")
     return path

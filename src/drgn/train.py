@@ -203,6 +203,8 @@ def _trained(
     import torch
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+    from drgn.data.dataset import spread
+    from drgn.models.latents import TableLatent
     from drgn.models.poses import RefinedPose
     from drgn.run import Run
     from drgn.training import precision
@@ -217,7 +219,7 @@ def _trained(
         Throughput,
     )
     from drgn.training.checkpoints import LastCheckpoint, SealedCheckpoints, newest
-    from drgn.training.encode import encode, gathered
+    from drgn.training.encode import complete, encode, gathered
     from drgn.training.loaders import Loaders
     from drgn.training.module import ReconstructionModule
     from drgn.training.refinement import refined, write_refined
@@ -262,13 +264,15 @@ def _trained(
         amplitude=data.dataset.signal_amplitude(data.rows(heldout=False)), density_scale=stack.density_scale
     )
     for penalty in reconstructor.nuisances:
-        penalty.measure(data.dataset.taken(data.rows(heldout=False)[:_MEASURED]))
+        penalty.measure(data.dataset.taken(spread(data.rows(heldout=False), _MEASURED)))
     if start is None:
         stages.begin("warm start")
         warm_start(reconstructor, data, seed, stages)
     stages.begin("training")
     module = ReconstructionModule(reconstructor, *steps)
-    monitor = "heldout/loss" if len(data.rows(heldout=True)) else "train/loss_epoch"
+    # a latent table is trained for the training particles alone: those held out keep the latents of the start
+    judged = len(data.rows(heldout=True)) and not isinstance(reconstructor.latent, TableLatent)
+    monitor = "heldout/loss" if judged else "train/loss_epoch"
     best = pl.callbacks.ModelCheckpoint(
         dirpath=run.checkpoints, filename="best", monitor=monitor, enable_version_counter=False
     )
@@ -338,6 +342,7 @@ def _trained(
     encoded = gathered(encoded, loader.sampler)
     if not fitter.is_global_zero:
         return float("nan")
+    complete(encoded, data.dataset)
     score = float(best.best_model_score) if best.best_model_score is not None else float("nan")
     run.record(
         finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),

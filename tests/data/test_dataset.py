@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from drgn.data import identity
-from drgn.data.dataset import Batches, ParticleDataset
+from drgn.data.dataset import Batches, ParticleDataset, spread
 from drgn.data.fields import fields_of
 from drgn.data.prepared import Meta, PreparedStack
 from drgn.errors import InputError
@@ -200,3 +200,8 @@ def test_images_of_one_particle_stay_in_one_batch(seed, world, particles):
         )
     # the trainer asks for the number of batches once, and stops there in every epoch
     assert len(lengths) == 1
+
+
+def test_a_sample_of_rows_is_of_the_whole_file():
+    assert spread(np.arange(100, 200), 5).tolist() == [100, 124, 149, 174, 199]
+    assert spread(np.arange(3), 5).tolist() == [0, 1, 2]

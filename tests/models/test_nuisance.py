@@ -106,3 +106,10 @@ def test_the_model_adds_it_to_what_is_minimised(make_model, batch):
     with torch.no_grad():
         held_out = model.eval().loss(batch)
     torch.testing.assert_close(held_out.total, held_out.reconstruction + 0.5 * held_out.kl)
+
+
+def test_poses_that_are_searched_are_no_nuisance_that_is_known(make_model):
+    options = ("pose=search", "warmstart=subspace", "latent.zdim=2", "nuisance=independent")
+    with pytest.raises(InputError, match=r"needs poses that are known: with pose=search give nuisance\."):
+        make_model(*options)
+    make_model(*options, "nuisance.variables=[defocus]")

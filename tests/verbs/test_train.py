@@ -126,7 +126,19 @@ def test_bad_images_are_left_out_and_named(tiny, toy, train_tiny, tmp_path, caps
         f"2 images are constant or not finite and are left out: {', '.join(named)}" in capsys.readouterr().err
     )
     assert json.loads((run / "run.json").read_text())["rejected"] == named
-    assert len(Run.open(run).latents().z) == 300
+    latents, bad = Run.open(run).latents(), [3, 250]
+    assert len(latents.z) == 300
+    assert not latents.z[bad].any()  # the prior's: nothing is known of them
+    assert not latents.logvar[bad].any()
+    assert (latents.reconstruction_loss[bad] == latents.reconstruction_loss.max()).all()
+    assert len(np.unique(latents.reconstruction_loss)) > 290
+
+
+def test_a_latent_table_is_judged_by_what_it_is_trained_for(train_tiny):
+    """Held-out entries keep the latents of the start, and their loss would choose an early epoch."""
+    run = Run.open(train_tiny("latent=table"))
+    assert run.info["monitor"] == "train/loss_epoch"
+    assert Run.open(train_tiny()).info["monitor"] == "heldout/loss"
 
 
 def test_a_run_goes_on_with_more_epochs(train_tiny, tmp_path):

@@ -314,5 +314,5 @@ class ParticleDataModule:
         return self._loader(rows, None) if len(rows) else []
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Every row of the table in order; of a trainer with several processes, this one's share."""
-        return self._loader(np.arange(len(self.particles)), None)
+        """Every usable row of the table in order; of a trainer with several processes, this one's share."""
+        return self._loader(np.flatnonzero(~self.dataset.rejected), None)

@@ -131,7 +131,7 @@ class ParticleDataset(Dataset[Batch]):
         From the power of up to `limit` images by shells, less that of the noise, divided by that of the CTF
         (both times CTF^2 in a premultiplied image).
         """
-        chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), limit)).astype(np.int64))]
+        chosen = spread(rows, limit)
         frequencies = self.stack.lattice.frequencies
         shell = (frequencies.norm(dim=1) * self.stack.meta.box_size).round().long()
         power, noise, transfer = torch.zeros(3, len(frequencies), dtype=torch.float64)
@@ -156,6 +156,11 @@ class ParticleDataset(Dataset[Batch]):
         unit = smooth[0].clamp(min=1e-6)
         signal = (smooth[1] / unit - 1).clamp(min=1e-3) / (smooth[2] / unit).clamp(min=1e-3)
         return signal.sqrt().float()
+
+
+def spread(rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """At most n of the rows, evenly spread over them: files are in the order of their sessions."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), n)).astype(np.int64))]
 
 
 def require_poses(particles: Particles) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from drgn.models.encoders import Observation
 from drgn.models.latents import Posterior, PosteriorLatent
 from drgn.models.losses import Loss
 from drgn.models.nuisance import Independence
-from drgn.models.poses import RefinedPose
+from drgn.models.poses import RefinedPose, SearchedPose
 from drgn.physics import fourier, imaging
 from drgn.physics.grids import half_lattice
 from drgn.physics.imaging import Batch
@@ -108,6 +108,11 @@ class Reconstructor(nn.Module):
             raise InputError(
                 "nuisance=independent needs a latent that is trained: latent=vae or latent=table, and not"
                 " model=linear or model=classes"
+            )
+        if nuisance is not None and isinstance(pose, SearchedPose) and set(nuisance.variables) != {"defocus"}:
+            raise InputError(
+                "nuisance=independent needs poses that are known: with pose=search give"
+                " nuisance.variables=[defocus], or train again on the poses.star that the search writes"
             )
         if basis is not None:
             self.n_known = basis.n_known(self.lattice.frequencies)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drgn.data.dataset import Batches
+from drgn.data.dataset import Batches, ParticleDataset
 from drgn.models.halves import Halves
 from drgn.models.latents import TableLatent
 from drgn.models.reconstructor import Reconstructor, loss_scale
@@ -26,7 +26,8 @@ class Encoded(NamedTuple):
     z, logvar
         (N, Z) float32, mean and log-variance of the posterior; Z = 0 for a homogeneous model.
     reconstruction_loss
-        (N,) float32, squared residual per frequency in units of the noise: 1 is noise alone.
+        (N,) float32, squared residual per frequency in units of the noise: 1 is noise alone. An image that
+        cannot be used has the largest of all.
     """
 
     z: NDArray[np.float32]
@@ -133,6 +134,23 @@ def gathered(mine: Encoded, sampler: Batches) -> Encoded:
     return mine
 
 
+def complete(encoded: Encoded, dataset: ParticleDataset) -> None:
+    """Say of the images that cannot be used what is known of them, in place.
+
+    Their latent is that of their particle, where another image shows it, else that of the prior, N(0, I).
+    """
+    rejected, usable = np.flatnonzero(dataset.rejected), np.flatnonzero(~dataset.rejected)
+    if not len(rejected) or not len(usable):
+        return
+    group = dataset.group.numpy()
+    other = np.full(int(group.max()) + 1, -1)
+    other[group[usable]] = usable
+    source = other[group[rejected]]
+    for values in (encoded.z, encoded.logvar):
+        values[rejected] = np.where(source[:, None] < 0, 0, values[source])
+    encoded.reconstruction_loss[rejected] = encoded.reconstruction_loss[usable].max()
+
+
 def _on(device: torch.device, batches: Iterable[Batch]) -> Iterator[Batch]:
     for batch in batches:
         yield {name: value.to(device) for name, value in batch.items()}  # type: ignore[misc, attr-defined]
@@ -151,10 +169,13 @@ def _fit_table(reconstructor: Reconstructor | Halves, batch: Batch, which: torch
     before = [p.requires_grad for p in parameters]
     for p in parameters:
         p.requires_grad_(False)
-    weights = [table.mean.weight, table.logvar.weight]
+    entries = (table.mean, table.logvar)
+    weights = [entry.weight for entry in entries]
     for w in weights:
         w.requires_grad_(True)
-    optimizer = torch.optim.Adam(weights, lr=_FIT_RATE)  # other particles' gradients are 0: they stay
+    for entry in entries:
+        entry.sparse = True  # a step costs as much as the batch, and not as the table
+    optimizer = torch.optim.SparseAdam(weights, lr=_FIT_RATE)
     reconstructor.training = True
     with torch.enable_grad():
         for _ in range(_FIT_STEPS):
@@ -163,6 +184,8 @@ def _fit_table(reconstructor: Reconstructor | Halves, batch: Batch, which: torch
             loss.backward()
             optimizer.step()
     reconstructor.training = False
+    for entry in entries:
+        entry.sparse = False
     for p, flag in zip(parameters, before, strict=True):
         p.requires_grad_(flag)
         p.grad = None
