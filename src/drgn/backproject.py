@@ -80,13 +80,14 @@ def backproject(
     ------
     InputError
         There is no such symmetry, nothing is selected, a half set has one particle, the mask is of another
-        box or pixel size, a resolution is not positive, or
-        the weights do not know a particle, are below 0 or are all 0.
+        box or pixel size or would be replaced, a resolution is not positive, or the weights do not know a
+        particle, are below 0 or are all 0.
     """
     from drgn.analysis.plots import require_matplotlib
     from drgn.analysis.selection import read_weights
     from drgn.data import backprojection
     from drgn.data.progress import CheckProgress
+    from drgn.formats.inside import require_apart
     from drgn.formats.mrc import write_volume
     from drgn.physics import masks, sharpening
     from drgn.physics.fsc import correlations
@@ -106,6 +107,8 @@ def backproject(
     ):
         if value is not None and value <= 0:
             raise InputError(f"{name}={value:g}: expected a length above 0 A.")
+    for name in ("half_map_1", "half_map_2", "map", "sharpened", "local_resolution"):
+        require_apart(output / f"{name}.mrc", [mask], "mask")
     make_missing(dataset)
     data = build({k: v for k, v in dataset.items() if k != "simulate"}, trust=trust, key="dataset")
     known = foreign_maps.read(mask, "mask") if mask is not None else None

@@ -45,16 +45,20 @@ def compare(*, of: list[str], by: str, n: int | None, seed: int, output: Path, t
     Raises
     ------
     InputError
-        When there are fewer than two partitions, one cannot be read, or they have no particles in common.
+        When there are fewer than two partitions, one cannot be read or would be replaced, or they have
+        no particles in common.
     """
     from drgn.analysis import agreement
     from drgn.analysis.plots import require_matplotlib
+    from drgn.analysis.selection import LABELS
+    from drgn.formats.inside import require_apart
 
     require_matplotlib()
     if by not in ("gmm", "kmeans"):
         raise InputError(f"by={by}: expected gmm or kmeans.")
     if len(of) < 2:
         raise InputError(f"of={of}: expected at least two run folders, files of labels or FILE:COLUMN.")
+    require_apart(output / LABELS, of, "partition")
     named = agreement.read(of, by, n, seed, trust)
     found = agreement.match(named)
     output.mkdir(parents=True, exist_ok=True)

@@ -107,6 +107,7 @@ def filter(
     import numpy as np
 
     from drgn.analysis import export, selection
+    from drgn.formats.inside import require_apart
     from drgn.formats.particles import Particles
     from drgn.run import Run
 
@@ -148,6 +149,8 @@ def filter(
     everything = [np.ones(len(particles), dtype=bool)]
     rows = selection.choose(list(masks.values()) or everything, invert, any)
     parts = export.files(output, rows, label if split else None)
+    for path in parts:
+        require_apart(path if path.suffix else path / "particles.star", files, "selection")
     export.export(
         particles,
         parts,

@@ -47,15 +47,18 @@ def fsc(
     Raises
     ------
     InputError
-        A map is not there, or they differ in box or pixel size.
+        A map is not there, or would be replaced by aligned.mrc, or they differ in box or pixel size.
     """
     from drgn.analysis.plots import require_matplotlib
+    from drgn.formats.inside import require_apart
     from drgn.formats.mrc import write_volume
     from drgn.physics import alignment, masks
     from drgn.physics.fsc import correlations
     from drgn.scoring import foreign_maps, resolution
 
     require_matplotlib()
+    if align:
+        require_apart(output / "aligned.mrc", [map_1, map_2, mask], "map or mask")
     one, two = foreign_maps.read(map_1, "map_1"), foreign_maps.read(map_2, "map_2")
     box_size, pixel_size_A = one.density.shape[-1], one.pixel_size_A
     foreign_maps.require_like(two, box_size, pixel_size_A, str(map_1))

@@ -64,11 +64,13 @@ def landscape(
     Raises
     ------
     InputError
-        When the run makes no maps or has no latent, or an option is out of its range.
+        When the run makes no maps or has no latent, an option is out of its range, or the mask would be
+        replaced.
     """
     from drgn.analysis import landscape_report
     from drgn.analysis.plots import require_matplotlib
     from drgn.analysis.report import write_report
+    from drgn.formats.inside import require_apart
     from drgn.run import Run
 
     require_matplotlib()
@@ -82,6 +84,7 @@ def landscape(
         raise InputError(f"{opened.path} is a run of cryoDRGN, whose maps are not decoded here.")
     if opened.zdim == 0:
         raise InputError(f"{opened.path} has no latent (latent=none), so all its particles have one map.")
+    require_apart((output or opened.place("landscape")) / "mask.mrc", [mask], "mask")
     latents = opened.latents()
     found = landscape_report.find(
         opened,

@@ -37,8 +37,9 @@ def mask(*, map: Path, output: Path, threshold: float | None, dilate_A: float, e
     Raises
     ------
     InputError
-        The map is not there, no voxel is above the threshold, or a width is negative.
+        The map is not there or would be replaced, no voxel is above the threshold, or a width is negative.
     """
+    from drgn.formats.inside import require_apart
     from drgn.formats.mrc import write_volume
     from drgn.physics.masks import soft_mask
     from drgn.scoring import foreign_maps
@@ -46,6 +47,7 @@ def mask(*, map: Path, output: Path, threshold: float | None, dilate_A: float, e
     for name, width in (("dilate_A", dilate_A), ("edge_A", edge_A)):
         if width < 0:
             raise InputError(f"{name}={width:g}: expected a width of at least 0 A.")
+    require_apart(output, [map], "map")
     given = foreign_maps.read(map, "map")
     density = given.density
     try:

@@ -93,9 +93,10 @@ def score(
     Raises
     ------
     InputError
-        When no truth is known, or when files do not fit each other.
+        When no truth is known, or files do not fit each other, or one would be replaced.
     """
     from drgn.analysis.plots import require_matplotlib
+    from drgn.formats.inside import require_apart
     from drgn.run import Run
     from drgn.scoring import scores
     from drgn.scoring.ceiling import of_ceiling
@@ -114,6 +115,8 @@ def score(
     elif truth is None or output is None:
         raise InputError("Without a run, give truth=FOLDER (of drgn simulate) and output=FOLDER.")
     else:
+        for name in ("latents.csv", "z.txt"):
+            require_apart(output / name, [latents], "file of latents")
         subject = of_truth(truth) if latents is None else of_files(latents, truth, particles)
         folder = output
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,8 @@ Writes particles.mrcs, particles.star (RELION 3.1: poses, shifts, CTF), truth.cs
 file of its map, and its pose where the star tells a wrong one), maps/ (the true maps, in the grey values of
 the images), maps.csv (their states) and simulation.json (all options, the noise). The toy's images are exact:
 it is a sum of Gaussians, and its projections are taken from their closed form. Those of other molecules are
-central slices of the maps' transforms, padded twice. Reading .pdb and .cif needs `pip install drgn[atoms]`.
+central slices of the maps' transforms, padded twice. A set that is there already is kept.
+Reading .pdb and .cif needs `pip install drgn[atoms]`.
 """
 
 import json
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 from drgn.command import bind, build, command, compose
 from drgn.errors import InputError, say
+from drgn.formats.documents import read_json
 from drgn.hints import leaves
 
 
@@ -68,8 +70,16 @@ def simulate(
     -------
     Path
         particles.star.
+
+    Raises
+    ------
+    InputError
+        An option is out of its range, or the folder holds another set, or particles of another program.
     """
     options = {**locals()}
+    if _is_made(output, options, "output"):
+        say(f"{output} holds this set already, which is kept")
+        return output / "particles.star"
     from drgn.simulation.files import write_set
     from drgn.simulation.microscope import Microscope
     from drgn.simulation.poses import PoseOptions
@@ -109,13 +119,28 @@ def make_missing(dataset: Mapping[str, Any]) -> None:
     if not star.exists():
         simulate(**bind(simulate, options, key="dataset.simulate"))
     elif star.with_name("simulation.json").is_file():
-        made = dict(leaves(json.loads(star.with_name("simulation.json").read_text())["options"]))
-        for name, value in leaves(options):
-            if name.split(".")[0] not in ("output", "trust") and name in made and made[name] != value:
-                raise InputError(
-                    f"{star} was simulated with {name}={made[name]}, where now {value} is asked for; give"
-                    " dataset.simulate.output=ANOTHER FOLDER, or delete that one"
-                )
+        _is_made(star.parent, options, "dataset.simulate.output")
+
+
+def _is_made(folder: Path, options: Mapping[str, Any], name_of_folder: str) -> bool:
+    """Whether a folder holds the set of these options, complete; an InputError where it holds another one."""
+    star, facts = folder / "particles.star", folder / "simulation.json"
+    if not facts.is_file():
+        unfinished = not star.exists() and (folder / "maps").is_dir()
+        if not unfinished and (star.exists() or star.with_suffix(".mrcs").exists()):
+            raise InputError(
+                f"{folder} holds particles, and no simulation.json that says how they were simulated; give"
+                f" {name_of_folder}=ANOTHER FOLDER"
+            )
+        return False
+    made = dict(leaves(read_json(facts)["options"]))
+    for name, value in leaves(json.loads(json.dumps(options, default=str))):
+        if name.split(".")[0] not in ("output", "trust") and name in made and made[name] != value:
+            raise InputError(
+                f"{folder} holds a set that was simulated with {name}={made[name]}, where now {value} is"
+                f" asked for; give {name_of_folder}=ANOTHER FOLDER, or delete that one"
+            )
+    return star.exists()
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

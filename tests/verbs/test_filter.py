@@ -102,6 +102,14 @@ def test_what_is_read_is_not_replaced(finished, star, labels, name, images):
     assert {path: path.read_bytes() for path in star.parent.glob("particles.*")} == before
 
 
+def test_a_selection_that_is_read_is_not_replaced(finished, labels, tmp_path):
+    make(finished, tmp_path / "rows.npy", clusters=[0, 1])
+    before = (tmp_path / "rows.npy").read_bytes()
+    with pytest.raises(InputError, match=r"output=\S*rows\.npy is the selection that is read; give"):
+        make(finished, tmp_path / "rows.npy", clusters=[0], indices=tmp_path / "rows.npy")
+    assert (tmp_path / "rows.npy").read_bytes() == before
+
+
 def test_several_files_intersect_or_unite(finished, labels, tmp_path, capsys):
     np.save(tmp_path / "a.npy", np.arange(0, 60))
     np.save(tmp_path / "b.npy", np.arange(40, 100))

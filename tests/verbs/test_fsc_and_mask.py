@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
+from drgn.backproject import backproject
 from drgn.command import bind, compose
+from drgn.compare import compare
 from drgn.errors import InputError
 from drgn.formats.mrc import read_volume, write_volume
 from drgn.fsc import fsc
@@ -16,6 +18,7 @@ from drgn.physics import masks
 from drgn.physics.alignment import MIRROR, resampled
 from drgn.physics.fsc import Correlations
 from drgn.physics.rotations import from_rotvec
+from drgn.score import score
 from drgn.scoring import plots, resolution
 
 SIZE, PIXEL_A = 32, 5.0
@@ -46,6 +49,23 @@ def noisy(tmp_path):
         write_volume(tmp_path / f"{name}.mrc", volume, PIXEL_A)
         paths.append(tmp_path / f"{name}.mrc")
     return paths
+
+
+def test_what_is_read_is_not_replaced(noisy, tmp_path):
+    folder = tmp_path / "out"
+    write_volume(folder / "aligned.mrc", np.ones((SIZE,) * 3), PIXEL_A)
+    before = noisy[0].read_bytes(), (folder / "aligned.mrc").read_bytes()
+    with pytest.raises(InputError, match=r"output=\S*one\.mrc is the map that is read; give another name"):
+        run(mask, map=noisy[0], output=tmp_path / "out" / ".." / "one.mrc")
+    with pytest.raises(InputError, match=r"output=\S*aligned\.mrc is the map or mask that is read"):
+        run(fsc, map_1=noisy[0], map_2=folder / "aligned.mrc", align=True, output=folder)
+    with pytest.raises(InputError, match=r"output=\S*map\.mrc is the mask that is read"):
+        run(backproject, mask=folder / "map.mrc", output=folder)
+    with pytest.raises(InputError, match=r"output=\S*labels\.npz is the partition that is read"):
+        run(compare, of=f"[{folder / 'labels.npz'},b.npz]", output=folder)
+    with pytest.raises(InputError, match=r"output=\S*latents\.csv is the file of latents that is read"):
+        run(score, run="null", latents=folder / "latents.csv", truth=tmp_path, output=folder)
+    assert (noisy[0].read_bytes(), (folder / "aligned.mrc").read_bytes()) == before
 
 
 def test_the_curve_is_that_of_signal_and_noise(noisy, tmp_path, capsys):

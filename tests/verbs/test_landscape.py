@@ -105,3 +105,8 @@ def test_a_mistake_is_one_sentence(finished, options, sentence, tmp_path):
 def test_a_run_without_a_latent_has_no_landscape(make_run):
     with pytest.raises(InputError, match="has no latent"):
         find(make_run(0))
+
+
+def test_a_mask_is_not_replaced(finished, tmp_path):
+    with pytest.raises(InputError, match=r"output=\S*mask\.mrc is the mask that is read"):
+        find(finished, output=tmp_path, mask=tmp_path / "mask.mrc")

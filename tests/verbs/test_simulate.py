@@ -163,6 +163,36 @@ def test_mistakes_are_one_sentence(tmp_path, options, sentence):
     assert not (tmp_path / "out").exists()
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_set_is_not_replaced_by_another(tmp_path, capsys):
+    star = make(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"simulated with seed=0, where now 1 is asked for; give output=AN"):
+        make(tmp_path, seed=1)
+    assert capsys.readouterr().out.startswith("simulated 200 images")
+    assert make(tmp_path) == star
+    assert capsys.readouterr().out == f"{tmp_path} holds this set already, which is kept\n"
+    assert contents(tmp_path) == before
+    star.unlink()  # as an interrupted one, which is made anew
+    make(tmp_path)
+    again = contents(tmp_path)
+    assert {**again, "particles.mrcs": again["particles.mrcs"][1024:]} == {
+        **before,
+        "particles.mrcs": before["particles.mrcs"][1024:],
+    }
+
+
+@pytest.mark.parametrize("name", ["particles.star", "particles.mrcs"])
+def test_particles_of_another_program_are_not_replaced(tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(InputError, match=r"holds particles, and no simulation\.json"):
+        make(tmp_path)
+    assert contents(tmp_path) == {name: b"precious"}
+
+
 def test_the_command_line(tmp_path, environment):
     command = [sys.executable, "-m", "drgn.simulate", "n_particles=20", "box_size=16", "pixel_size_A=12"]
     done = subprocess.run(

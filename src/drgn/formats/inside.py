@@ -1,9 +1,12 @@
-"""Keep what is written to a folder in that folder: a stranger's folder may hold links that lead elsewhere."""
+"""Where nothing may be written: out of a stranger's folder, by a link in it, and over a file that is read."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from drgn.errors import InputError
+
+StrPath = str | os.PathLike[str]
 
 
 def require_inside(folder: Path, root: Path) -> None:
@@ -18,6 +21,12 @@ def require_inside(folder: Path, root: Path) -> None:
             path = Path(place, name)
             if path.is_symlink():
                 _require(path, home, root)
+
+
+def require_apart(path: StrPath, read: Iterable[StrPath | None], what: str) -> None:
+    """Raise an InputError where a file to be written is one of those, None left out, that are read."""
+    if os.path.realpath(path) in {os.path.realpath(file) for file in read if file is not None}:
+        raise InputError(f"output={os.fspath(path)} is the {what} that is read; give another name")
 
 
 def _require(path: Path, home: str, root: Path) -> None:

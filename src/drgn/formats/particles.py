@@ -23,6 +23,7 @@ from drgn.formats import cryosparc, cryosparc_group, relion, star
 from drgn.formats.atomic import replacing
 from drgn.formats.cryodrgn import write_cryodrgn
 from drgn.formats.identity import match
+from drgn.formats.inside import require_apart
 from drgn.formats.locate import missing_stack
 from drgn.formats.mrc import StackWriter
 from drgn.formats.reading import Rows, StrPath, keys_of, parse, read_indices, read_particles
@@ -304,11 +305,8 @@ class Particles:
 
     def require_apart(self, path: StrPath) -> None:
         """Raise InputError where a file is one that these particles or their images are read from."""
-        at = os.path.realpath(path)
-        is_stack = at in {os.path.realpath(stack) for stack in self.table["image_path"].unique()}
-        if is_stack or at == os.path.realpath(self.source.path):
-            what = "stack" if is_stack else "table"
-            raise InputError(f"output={os.fspath(path)} is the {what} that is read; give another name")
+        require_apart(path, self.table["image_path"].unique(), "stack")
+        require_apart(path, [self.source.path], "table")
 
     def copy_images(self, path: StrPath, progress: Callable[[int, int], None] | None = None) -> Self:
         """Write the images of these particles, unchanged, into one stack; return the particles that name it.
