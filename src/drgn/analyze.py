@@ -112,13 +112,17 @@ def analyzed(
     from drgn.analysis.summary import in_short, next_steps
 
     require_matplotlib()
-    folder = output or opened.folder("analysis")
-    folder.mkdir(parents=True, exist_ok=True)
     if volumes and not opened.decodes:
         volumes = False
         say(
             "No maps are made: these weights of cryoDRGN are not decoded here (cryodrgn eval_vol makes maps)."
         )
+    if opened.zdim:
+        opened.latents()
+    if volumes:
+        opened.require_maps()
+    folder = output or opened.folder("analysis")
+    folder.mkdir(parents=True, exist_ok=True)
     if opened.zdim == 0:
         found = study.homogeneous(opened, folder)
     else:

@@ -71,6 +71,8 @@ def cluster(
     opened = Run.open(run, trust=trust)
     if opened.zdim == 0:
         raise InputError(f"{opened.path} has no latent (latent=none), so there is nothing to part.")
+    if volumes and opened.decodes:
+        opened.require_maps()
     found = partitions.part(opened, by, n, smallest, seed)
     name = by if n is None else f"{by}{n}"
     folder = output or opened.folder("analysis", name)

@@ -101,8 +101,8 @@ def filter(
     Raises
     ------
     InputError
-        When no condition is given, a range does not fit the latent, a loss is asked for that is not known, or
-        nothing is kept.
+        When no condition is given, one needs a latent that the run has not, a range does not fit the latent,
+        a loss is asked for that is not known, or nothing is kept.
     """
     import numpy as np
 
@@ -121,6 +121,13 @@ def filter(
     if star_version not in (None, 3.0, 3.1):
         raise InputError(f"star_version={star_version}: expected 3.1, 3.0 or null.")
     opened = Run.open(run, trust=trust)
+    if opened.zdim == 0 and (
+        ways[1:3] != (None, None) or columns or (labels is None and (clusters or split))
+    ):
+        raise InputError(
+            f"{opened.path} has no latent (latent=none), so nothing of it can be chosen by: give"
+            " max_loss_percentile=..., indices=FILE, or clusters=[...] with labels=FILE."
+        )
     particles = opened.particles()
     key = particles.table["key"].to_numpy()
     label = None

@@ -123,6 +123,13 @@ class ForeignRun(Run):
         for one in track(at, description="decoding volumes", disable=not sys.stderr.isatty()):
             yield decoder.volume(one, box_size).numpy()
 
+    def require_maps(self, halves: bool = False) -> None:
+        """Raise an InputError where its weights are not known, or half maps are asked for."""
+        if halves:
+            raise InputError(f"{self.path} is a run of cryoDRGN, which has no half maps")
+        if not self.decodes:
+            self._refuse()
+
     def model(self, device: str | torch.device = "cpu") -> Reconstructor:
         """Refuse: there is no model of ours."""
         self._refuse()

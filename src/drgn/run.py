@@ -5,10 +5,7 @@ run.latents().z, run.particles().table, next(run.volumes(z))
 """
 
 import json
-import os
-import platform
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +18,15 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drgn import __version__
 from drgn.data.datamodule import ParticleDataModule
-from drgn.errors import InputError
+from drgn.errors import InputError, say
 from drgn.formats.atomic import replacing
 from drgn.formats.cryodrgn_run import is_run
-from drgn.formats.documents import read_json, read_yaml
+from drgn.formats.documents import read_json
 from drgn.formats.identity import match
 from drgn.formats.inside import require_inside
 from drgn.formats.particles import Particles
-from drgn.formats.seal import BEST, LAST, PREVIOUS, require_whole
+from drgn.formats.seal import require_whole
 from drgn.hints import leaves
 from drgn.models.halves import Halves
 from drgn.models.reconstructor import Reconstructor
@@ -40,15 +36,19 @@ from drgn.training import precision
 from drgn.training.decode import decode
 from drgn.training.encode import Encoded, Latents
 from drgn.training.run_files import (
-    checked_config,
+    changed,
+    checkpoint_of,
+    circumstances,
+    found,
     found_again,
+    identity_of,
+    latents_of,
     load_weights,
+    read_config,
     read_facts,
     read_latents,
     require_fitting,
 )
-
-_RUNS = Path("outputs/train")
 
 
 class Run:
@@ -71,7 +71,7 @@ class Run:
         cls, path: str | Path, config: dict[str, Any] | None = None, trust: Sequence[str] = ()
     ) -> Self:
         """Make a `ForeignRun` of a folder of cryoDRGN."""
-        folder = _found(path)
+        folder = found(path)
         if cls is Run and config is None and not (folder / "run.json").is_file() and is_run(folder):
             from drgn.foreign_run import ForeignRun
 
@@ -79,8 +79,10 @@ class Run:
         return super().__new__(cls)
 
     def __init__(self, path: str | Path, config: Any = None, trust: Sequence[str] = ()) -> None:
-        self.path = _found(path)
-        self.config = _read_config(self.path) if config is None else config
+        self.path = found(path)
+        if str(path) == "latest":
+            say(f"run=latest: {self.path}", file=sys.stderr)
+        self.config = read_config(self.path) if config is None else config
         self._trust = tuple(trust)
         self.halves = self.config.get("half_sets") is not None
 
@@ -101,17 +103,10 @@ class Run:
         plain: dict[str, Any] = json.loads(json.dumps(config, default=str))
         _write(path / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
         provenance = {
-            "drgn": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "host": platform.node(),
-            "working_folder": os.getcwd(),
-            "command": sys.argv,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **circumstances(),
             "box_size": box_size,
             "pixel_size_A": pixel_size_A,
-            "n_particles": len(particles),
-            "particles": particles.fingerprint,
+            **identity_of(particles),
             **facts,
         }
         run = cls(path, plain, plain.get("trust", ()))
@@ -120,14 +115,16 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path, trust: Sequence[str] = ()) -> "Run":
-        """Open a run folder, of cryoDRGN too (a `ForeignRun`), or "latest", the newest below outputs/train.
+        """Open a run folder, of cryoDRGN too (a `ForeignRun`).
+
+        "latest" is the newest below outputs/train that has a checkpoint or latents.
 
         The same as `Run(path)`.
 
         Raises
         ------
         InputError
-            It is not a run folder.
+            It is not a run folder, or there is no such run.
         """
         return Run(path, trust=trust)
 
@@ -155,10 +152,10 @@ class Run:
                     f"output={path} holds a run with {key}={then.get(key)}, which cannot go on with"
                     f" {now.get(key)}: give another output=, or resume=false to start over"
                 )
-        if old.info.get("particles", particles.fingerprint) != particles.fingerprint:
+        if what := changed(old.info, particles):
             raise InputError(
-                f"output={path} holds a run of other particles, if as many, than {particles.source.path} has"
-                " now: give another output=, or resume=false to start over"
+                f"output={path} holds a run of {what} than {particles.source.path} has now: give"
+                " another output=, or resume=false to start over"
             )
 
     @property
@@ -201,10 +198,16 @@ class Run:
     @property
     def best_checkpoint(self) -> Path:
         """The one with the lowest held-out loss (the last one where nothing was held out)."""
-        for name in (BEST, LAST, PREVIOUS):
-            if (self.checkpoints / name).is_file():
-                return self.checkpoints / name
-        raise InputError(f"{self.checkpoints} holds no checkpoint: train first, or give another run")
+        path = checkpoint_of(self.path)
+        if path is None:
+            raise InputError(f"{self.checkpoints} holds no checkpoint: train first, or give another run")
+        return path
+
+    def require_maps(self, halves: bool = False) -> None:
+        """Raise an InputError where no map, or no half maps, can be decoded."""
+        self.best_checkpoint  # noqa: B018
+        if halves and not self.halves:
+            raise InputError(f"{self.path} has no half maps: train with half_sets=given")
 
     def place(self, *parts: str) -> Path:
         """Where something below the run is, or would be."""
@@ -225,7 +228,7 @@ class Run:
 
     @cached_property
     def datamodule(self) -> ParticleDataModule:
-        """The data the run was trained on."""
+        """The data the run was trained on; an InputError where its particles are not what they were."""
         node = found_again(self.config["dataset"], self.info.get("working_folder"))
         searched = str(self.config["pose"].get("_target_")).endswith("SearchedPose")
         found = self.place("poses.star")
@@ -237,6 +240,11 @@ class Run:
             raise InputError(f"{self.path / 'config.yaml'}: {error}") from None
         if not isinstance(module, ParticleDataModule):
             raise InputError(f"{self.path / 'config.yaml'}: dataset names no particles")
+        if what := changed(self.info, module.particles):
+            raise InputError(
+                f"{module.particles.source.path} has {what} than when {self.path} was trained on it: put back"
+                " the file as it was, or train on it as it is now"
+            )
         module.posed = not searched or found.is_file()
         if searched and module.posed:
             own, posed = module.particles, Particles.from_file(found)
@@ -277,8 +285,10 @@ class Run:
         Raises
         ------
         InputError
-            The run has not been encoded.
+            The run has not been encoded, or has nothing to encode with.
         """
+        if latents_of(self.path) is None:
+            self.require_maps()
         return read_latents(self.path / "latents.npz", self.zdim)
 
     def volumes(
@@ -293,8 +303,7 @@ class Run:
 
     def half_volumes(self, z: Any, device: str = "cpu") -> Iterator[tuple[Tensor, ...]]:
         """Decode both half maps, as `volumes`; an InputError where the run has none."""
-        if not self.halves:
-            raise InputError(f"{self.path} has no half maps: train with half_sets=given")
+        self.require_maps(halves=True)
         for parts in self._decoded(z, device, self.box_size):
             yield tuple(part.cpu() for part in parts)
 
@@ -395,26 +404,6 @@ def _model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options that a checkpoint depends on."""
     groups = ("model", "latent", "pose", "warmstart", "nuisance", "half_sets")
     return dict(leaves({group: config.get(group) for group in groups}))
-
-
-def _found(path: str | Path) -> Path:
-    """The folder that is meant."""
-    if str(path) != "latest":
-        return Path(path)
-    runs = sorted(_RUNS.glob("**/run.json"), key=lambda found: found.stat().st_mtime)
-    if not runs:
-        raise InputError(f"run=latest: there is no run below {_RUNS}; train one, or give its folder as run=")
-    return runs[-1].parent
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    config_file = folder / "config.yaml"
-    if not config_file.is_file() or not (folder / "run.json").is_file():
-        raise InputError(
-            f"run={folder}: expected a folder that drgn train made, with config.yaml and run.json in it,"
-            " or one of cryoDRGN"
-        )
-    return checked_config(read_yaml(config_file), config_file)
 
 
 def _write(path: Path, text: str) -> None:

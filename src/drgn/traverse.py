@@ -115,6 +115,8 @@ def traverse(
     if opened.zdim == 0:
         raise InputError(f"{opened.path} has no latent (latent=none), so there is no path through it.")
     latents = opened.latents()
+    if volumes and opened.decodes:
+        opened.require_maps()
     axes = pca(latents.z)
     route = traversal.find(
         latents,

@@ -7,7 +7,7 @@ import pytest
 
 from drgn.formats.particles import Particles
 from drgn.formats.star import write_blocks
-from drgn.formats.table import build_table, codes_of
+from drgn.formats.table import build_table, codes_of, hash_of_values
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 500])
@@ -26,6 +26,20 @@ def test_what_is_in_a_table_is_taken_out():
     table = build_table(3, columns)
     assert not columns
     np.testing.assert_array_equal(table["defocus_u_A"], [0, 1, 2])
+
+
+def test_the_hash_of_poses_and_ctf_sees_what_a_person_changed():
+    random = np.random.default_rng(0)
+    columns = {"defocus_u_A": 1e4 * random.random(50), "shift_x_A": random.normal(size=50)}
+    table, rotation = build_table(50, dict(columns)), random.normal(size=(50, 3, 3))
+    rotation[0] = 0
+    known, order = hash_of_values(table, rotation), random.permutation(50)
+    assert hash_of_values(table.iloc[order], rotation[order]) == known
+    assert hash_of_values(table, -(-rotation - 1e-12)) == known  # another processor, and zeros with a sign
+    for column in columns:
+        assert hash_of_values(table.assign(**{column: table[column] + 0.001}), rotation) != known
+    assert hash_of_values(table, rotation + 0.001) != known
+    assert hash_of_values(table, None) != known
 
 
 def test_rows_that_are_left_in_their_file_are_not_in_memory(tmp_path):

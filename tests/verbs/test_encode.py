@@ -1,13 +1,17 @@
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 
+from drgn.analyze import analyze
 from drgn.command import compose
 from drgn.encode import encode
 from drgn.errors import InputError
+from drgn.formats.particles import Particles
 from drgn.run import Run
+from drgn.simulate import simulate
 
 
 def again(run, **options):
@@ -70,12 +74,46 @@ def test_latents_are_those_of_the_rows(run):
     np.testing.assert_allclose(loss, latents.reconstruction_loss[rows], rtol=1e-4)
 
 
-def test_the_newest_run_is_found(run, tmp_path, monkeypatch):
+def test_the_newest_run_that_has_something_is_found(run, tmp_path, monkeypatch, capsys):
     target = tmp_path / "outputs" / "train" / "toy"
     target.mkdir(parents=True)
     run.rename(target / "2026")
+    failed = shutil.copytree(target / "2026", target / "2027")  # newer, and it ended at its start
+    shutil.rmtree(failed / "checkpoints")
+    (failed / "latents.npz").unlink()
+    os.utime(failed / "run.json", (2e9, 2e9))
     monkeypatch.chdir(tmp_path)
     assert again("latest").resolve() == (target / "2026" / "latents.npz").resolve()
+    assert "run=latest: outputs/train/toy/2026\n" in capsys.readouterr().err
+    before = sorted(failed.iterdir())
+    with pytest.raises(InputError, match="checkpoints holds no checkpoint: train first"):
+        analyze(**{**compose("analyze"), "run": failed})
+    assert sorted(failed.iterdir()) == before
+    shutil.rmtree(target / "2026")
+    with pytest.raises(
+        InputError, match="run=latest: no run below outputs/train has got to its first checkp"
+    ):
+        again("latest")
+
+
+def test_particles_that_have_changed_are_refused(train_tiny, toy, tmp_path):
+    star = shutil.copytree(toy.parent, tmp_path / "set") / toy.name
+    options = [f"dataset.particles={star}", f"dataset.cache={tmp_path / 'prepared'}"]
+    run = train_tiny(*options, output=tmp_path / "run")
+    shutil.rmtree(star.parent)
+    size = ["n_particles=300", "box_size=16", "pixel_size_A=12", "snr=1", "seed=1"]
+    simulate(**{**compose("simulate", size), "output": star.parent})  # the same names of other images
+    with pytest.raises(
+        InputError, match=r"has other poses, or another CTF, than when \S*run was trained on it"
+    ):
+        Run.open(run).particles()
+    with pytest.raises(InputError, match=r"holds a run of other poses, or another CTF, than \S*star has now"):
+        train_tiny(*options, output=run)
+    few = Particles.from_file(star)
+    few.select(np.arange(299)).save(tmp_path / "few.star")
+    (tmp_path / "few.star").rename(star)
+    with pytest.raises(InputError, match=r"has other particles than when \S*run was trained on it: put back"):
+        Run.open(run).particles()
 
 
 def test_mistakes_are_one_sentence(run, tmp_path):

@@ -146,6 +146,18 @@ def test_a_range_of_a_one_dimensional_latent(make_run, finished, tmp_path):
         make(finished, tmp_path / "kept.npy", z_between=[1.0, 2.0])
 
 
+def test_a_run_without_a_latent_is_chosen_from_by_other_means(make_run, labels, finished, tmp_path):
+    run = make_run(0)
+    for options in ({"clusters": [0]}, {"split": True}, {"max_z_norm": 3.0}, {"z_between": [0.0, 1.0]}):
+        with pytest.raises(
+            InputError, match=r"has no latent .*give max_loss_percentile=\.\.\., indices=FILE, or"
+        ):
+            make(run, tmp_path / "kept.star", **options)
+    of_other = finished / "analysis" / "kmeans4" / selection.LABELS
+    assert make(run, tmp_path / "kept.npy", clusters=[1], labels=of_other) == (labels == 1).sum()
+    assert make(run, tmp_path / "kept.npy", max_loss_percentile=50) > 0
+
+
 def test_a_selection_of_a_run_without_latents(make_run, tmp_path):
     run = make_run(2)
     (run / "latents.npz").unlink()

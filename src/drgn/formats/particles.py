@@ -28,12 +28,11 @@ from drgn.formats.locate import missing_stack
 from drgn.formats.mrc import StackWriter
 from drgn.formats.reading import Rows, StrPath, keys_of, parse, read_indices, read_particles
 from drgn.formats.stacks import ImageReader
-from drgn.formats.table import COLUMNS, CTF_COLUMNS, Correction, Source
+from drgn.formats.table import COLUMNS, CTF_COLUMNS, HASHED, Correction, Source, hash_of_values
 
 __all__ = ["COLUMNS", "Particles", "Source", "read_images"]
 
 _COPIED = 512  # images held in memory while they are copied
-_HASHED = 1 << 16  # keys that are Python's strings while they are hashed
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +164,15 @@ class Particles:
     def fingerprint(self) -> str:
         """Hash of which particles these are, whatever their order."""
         keys, total = self.table["key"], 0
-        for start in range(0, len(keys), _HASHED):
-            part = keys.iloc[start : start + _HASHED]
+        for start in range(0, len(keys), HASHED):
+            part = keys.iloc[start : start + HASHED]  # Python's strings while they are hashed
             total += int(pd.util.hash_pandas_object(part, index=False).to_numpy().sum())
         return f"{total % (1 << 64):016x}"
+
+    @property
+    def poses_and_ctf(self) -> str:
+        """Hash of the poses and the CTF, whatever their order."""
+        return hash_of_values(self.table, self.rotation)
 
     def rows_of(self, selection: StrPath | Rows) -> NDArray[np.int64]:
         """Return which rows of this table a selection means.

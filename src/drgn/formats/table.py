@@ -49,6 +49,11 @@ CTF_COLUMNS = (
     "defocus_v_A",
     "defocus_angle_deg",
 )
+_DESCRIBED = (
+    *CTF_COLUMNS,
+    *("phase_shift_deg", "b_factor_A2", "pixel_size_A", "shift_x_A", "shift_y_A", "data_sign"),
+)
+HASHED = 1 << 16  # rows that are hashed at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +151,25 @@ def build_table(n: int, columns: dict[str, Any]) -> pd.DataFrame:
         for name, (dtype, default) in COLUMNS.items()
     }
     return pd.DataFrame(data, copy=False)
+
+
+def hash_of_values(table: pd.DataFrame, rotation: NDArray[np.float64] | None) -> str:
+    """Hash poses and CTF, to four decimals (another processor may differ in the last), whatever their order.
+
+    Parameters
+    ----------
+    table : N rows, see `COLUMNS`
+    rotation : (N, 3, 3) or None
+    """
+    total = 0
+    for start in range(0, len(table), HASHED):
+        part = slice(start, start + HASHED)
+        values = table[[*_DESCRIBED]].iloc[part].to_numpy(np.float64)
+        if rotation is not None:
+            values = np.concatenate([values, rotation[part].reshape(-1, 9)], axis=1)
+        whole = np.rint(1e4 * np.where(np.isnan(values), 0, values)).astype(np.int64)
+        total += int(pd.util.hash_pandas_object(pd.DataFrame(whole), index=False).to_numpy().sum())
+    return f"{total % (1 << 64):016x}"
 
 
 def codes_of(names: "pd.Series[str]") -> tuple[NDArray[np.int64], int]:

@@ -5,6 +5,9 @@ Checkpoints are read as numbers: nothing that a file names is run, and nothing u
 
 import os
 import pickle
+import platform
+import sys
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -13,17 +16,103 @@ from typing import Any
 
 import torch
 
+from drgn import __version__
 from drgn.errors import InputError
-from drgn.formats.documents import read_json
+from drgn.formats.documents import read_json, read_yaml
 from drgn.formats.npz import read_npz
+from drgn.formats.particles import Particles
+from drgn.formats.seal import BEST, LAST, PREVIOUS
 from drgn.training.encode import Latents
 
+_RUNS = Path("outputs/train")
 _GROUPS = ("dataset", "model", "latent", "pose", "loss", "trainer")
 _FACTS = {"box_size": int, "pixel_size_A": int | float, "n_particles": int, "started": str, "drgn": str}
 # of the dataset
 _PATHS = ("particles", "poses", "ctf", "datadir", "indices", "passthrough", "consensus", "cache")
 _LARGEST_BOX = 4096
 _LARGEST_NUMBER = 10_000_000
+
+
+def found(path: str | Path) -> Path:
+    """Return the folder that is meant: "latest" is the newest run that has something to be opened for.
+
+    Raises
+    ------
+    InputError
+        "latest" is asked for, and no run has.
+    """
+    if str(path) != "latest":
+        return Path(path)
+    runs = sorted(_RUNS.glob("**/run.json"), key=lambda facts: -facts.stat().st_mtime)
+    usable = (facts.parent for facts in runs if checkpoint_of(facts.parent) or latents_of(facts.parent))
+    newest = next(usable, None)
+    if newest is None:
+        what = (
+            f"no run below {_RUNS} has got to its first checkpoint"
+            if runs
+            else f"there is no run below {_RUNS}"
+        )
+        raise InputError(f"run=latest: {what}; train one, or give its folder as run=")
+    return newest
+
+
+def checkpoint_of(folder: Path) -> Path | None:
+    """Return a run's checkpoint of the lowest held-out loss, or else its last; None where there is none."""
+    paths = (folder / "checkpoints" / name for name in (BEST, LAST, PREVIOUS))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def latents_of(folder: Path) -> Path | None:
+    """Return latents.npz of a run; None where there is none."""
+    path = folder / "latents.npz"
+    return path if path.is_file() else None
+
+
+def circumstances() -> dict[str, Any]:
+    """Return what run.json says of how, where and when a run was started."""
+    return {
+        "drgn": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "working_folder": os.getcwd(),
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def identity_of(particles: Particles) -> dict[str, Any]:
+    """Return what run.json says of the particles."""
+    return {
+        "n_particles": len(particles),
+        "particles": particles.fingerprint,
+        "poses_and_ctf": particles.poses_and_ctf,
+    }
+
+
+def changed(facts: Mapping[str, Any], particles: Particles) -> str:
+    """Say what particles have that they had not when run.json was written; nothing where all is as it was."""
+    now = identity_of(particles)
+    if any(facts.get(name, now[name]) != now[name] for name in ("n_particles", "particles")):
+        return (
+            "other particles, if as many,"
+            if facts.get("n_particles") == len(particles)
+            else "other particles"
+        )
+    return (
+        "" if facts.get("poses_and_ctf") in (None, now["poses_and_ctf"]) else "other poses, or another CTF,"
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return what config.yaml of a run holds; an InputError where the folder is not that of a run."""
+    path = folder / "config.yaml"
+    if not path.is_file() or not (folder / "run.json").is_file():
+        raise InputError(
+            f"run={folder}: expected a folder that drgn train made, with config.yaml and run.json in it,"
+            " or one of cryoDRGN"
+        )
+    return checked_config(read_yaml(path), path)
 
 
 def load(path: Path) -> dict[str, Any]:
