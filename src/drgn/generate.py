@@ -9,12 +9,13 @@
     drgn generate run=outputs/train/map        # a run without a latent has one volume
     drgn generate kmeans=5 halves=true         # of a run with half_sets: half maps, FSC, local resolution
 
-Writes vol_000.mrc, vol_001.mrc, ... and z_values.txt with their latents. With samples=, vol_000_sd.mrc
-is the standard deviation of the maps that the particle's posterior allows. A run that was trained with
-half_sets decodes two half maps, each from half of the particles, and vol_000.mrc is their mean; halves=true
-writes beside it vol_000_half_1.mrc and vol_000_half_2.mrc, vol_000_weighted.mrc (the mean, each shell times
-the correlation with the truth that the FSC of the halves lets expect), vol_000_fsc.csv and .png, and where a
-window is given vol_000_local_resolution.mrc (of the masked halves, at 0.5).
+Writes vol_000.mrc, vol_001.mrc, ... and z_values.txt with their latents, to a folder in volumes/ of the run
+that is named after them (kmeans5, z_0.1_-1.2), or to output=, whose volumes they replace. With samples=,
+vol_000_sd.mrc is the standard deviation of the maps that the particle's posterior allows. A run that was
+trained with half_sets decodes two half maps, each from half of the particles, and vol_000.mrc is their mean;
+halves=true writes beside it vol_000_half_1.mrc and vol_000_half_2.mrc, vol_000_weighted.mrc (the mean, each
+shell times the correlation with the truth that the FSC of the halves lets expect), vol_000_fsc.csv and .png,
+and where a window is given vol_000_local_resolution.mrc (of the masked halves, at 0.5).
 """
 
 from pathlib import Path
@@ -67,7 +68,7 @@ def generate(
     seed
         Seed of k-means and of the random phases.
     output
-        The folder of the volumes; None: volumes/ of the run.
+        The folder of the volumes; None: volumes/ of the run, and in it one for each choice of latents.
     trust
         Module prefixes that the run's config may name besides drgn, torch and pytorch_lightning.
 
@@ -88,12 +89,23 @@ def generate(
     from drgn.analysis import points
     from drgn.analysis.volumes import write_spread, write_volumes
     from drgn.run import Run
+    from drgn.scoring import foreign_maps
+    from drgn.scoring.half_maps import write_half_maps
 
     opened = Run.open(run, trust=trust)
     if samples is not None and (particles is None or samples < 2):
         raise InputError(
             f"samples={samples}: expected at least 2, of particles=[...], whose posteriors are known."
         )
+    for name, value in () if halves else (("mask", mask), ("local_window_A", local_window_A)):
+        if value is not None:
+            raise InputError(f"{name}={value} is of half maps: give halves=true, or leave it out.")
+    if local_window_A is not None and local_window_A <= 0:
+        raise InputError(f"local_window_A={local_window_A:g}: expected a length above 0 A.")
+    known = foreign_maps.read(mask, "mask") if mask is not None else None
+    if known is not None:
+        foreign_maps.require_like(known, opened.box_size, opened.pixel_size_A, "the training box")
+    opened.require_maps(halves)
     latents = points.wanted(
         opened, z=z, z_file=z_file, kmeans=kmeans, labels=labels, particles=particles, seed=seed
     )
@@ -105,16 +117,12 @@ def generate(
                 f"samples={samples}: {opened.path} has no variances of these latents, expected those of the"
                 " particles' posteriors; leave samples= out"
             )
-    folder = output or opened.folder("volumes")
+    way = "labels" if labels else "particles" if particles else "z"
+    if kmeans is not None:
+        way = f"kmeans{kmeans}" + (f"_seed{seed}" if seed else "")
+    ending = "_halves" * halves + (f"_samples{samples}" if samples else "")
+    folder = output or opened.folder("volumes", points.named(way, latents) + ending)
     if halves:
-        from drgn.scoring import foreign_maps
-        from drgn.scoring.half_maps import write_half_maps
-
-        if local_window_A is not None and local_window_A <= 0:
-            raise InputError(f"local_window_A={local_window_A:g}: expected a length above 0 A.")
-        known = foreign_maps.read(mask, "mask") if mask is not None else None
-        if known is not None:
-            foreign_maps.require_like(known, opened.box_size, opened.pixel_size_A, "the training box")
         volumes = write_half_maps(
             opened,
             latents,
@@ -124,9 +132,6 @@ def generate(
             seed=seed,
         )
     else:
-        for name, value in (("mask", mask), ("local_window_A", local_window_A)):
-            if value is not None:
-                raise InputError(f"{name}={value} is of half maps: give halves=true, or leave it out.")
         volumes = write_volumes(opened, latents, folder)
     if samples is not None and particles is not None:
         write_spread(opened, encoded.z[rows], encoded.logvar[rows], samples, volumes.paths, seed)

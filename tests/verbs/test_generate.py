@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -30,8 +31,21 @@ def test_volumes_at_given_latents_are_those_of_the_run(finished, tmp_path):
             assert float(file.voxel_size.x) == 12
 
 
-def test_volumes_go_to_the_run_by_default(finished):
-    assert make(finished, z=[0, 0, 0])[0] == finished / "volumes" / "vol_000.mrc"
+def test_each_request_has_its_folder_in_the_run(finished):
+    folder = finished / "volumes"
+    assert make(finished, z=[0, 0.1, -1])[0] == folder / "z_0_0.1_-1" / "vol_000.mrc"
+    three = make(finished, kmeans=3)
+    assert [path.parent for path in three] == [folder / "kmeans3"] * 3
+    long = make(finished, z=[[0.123456, 1, 2], [0.123456, 1, 3], [0.123456, 1, 4], [0.123456, 1, 5]])[
+        0
+    ].parent
+    assert re.fullmatch("z_[0-9a-f]{8}", long.name)
+    assert make(finished, kmeans=3, seed=1)[0].parent == folder / "kmeans3_seed1"
+    key = [str(Run.open(finished).latents().key[3])]
+    drawn = make(finished, particles=key, samples=2)[0].parent
+    assert make(finished, particles=key)[0].parent.name + "_samples2" == drawn.name
+    for path in (*three, long / "vol_003.mrc", drawn / "vol_000_sd.mrc"):
+        assert path.is_file()
 
 
 def test_the_spread_of_a_particles_map_is_that_of_its_posterior(finished, tmp_path):
@@ -65,7 +79,7 @@ def test_kmeans_and_files_of_latents(finished, tmp_path):
 
 def test_a_run_without_a_latent_has_one_volume(make_run):
     run = make_run(0)
-    assert len(make(run)) == 1
+    assert make(run) == [run / "volumes" / "map" / "vol_000.mrc"]
     with pytest.raises(InputError, match="no latent"):
         make(run, z=[1.0])
 
@@ -85,6 +99,15 @@ def test_a_run_without_a_latent_has_one_volume(make_run):
 def test_mistakes_are_one_sentence(finished, options, sentence):
     with pytest.raises(InputError, match=sentence):
         make(finished, **options)
+
+
+def test_nothing_is_made_without_a_checkpoint(make_run):
+    run = make_run(2)
+    (run / "checkpoints" / "best.ckpt").unlink()
+    before = sorted(run.iterdir())
+    with pytest.raises(InputError, match="checkpoints holds no checkpoint"):
+        make(run, z=[0, 0])
+    assert sorted(run.iterdir()) == before
 
 
 def test_half_maps_and_what_they_say_of_the_map(train_tiny, tmp_path, capsys):

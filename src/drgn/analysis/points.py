@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,19 @@ def wanted(
         return clusters.kmeans(latents.z, kmeans, seed).centres
     assert labels is not None
     return latents.z[clusters.on_data_mean(latents.z, read_labels(labels, latents.key))]
+
+
+def named(way: str, z: np.ndarray) -> str:
+    """Name of a folder for maps at latents (M, Z) that were chosen in some way: kmeans5, z_0.1_-1.2, map.
+
+    Latents of many numbers are named by their hash.
+    """
+    if not z.size:
+        return "map"
+    if way.startswith("kmeans"):
+        return way
+    numbers = "_".join(f"{value:.6g}" for value in z.ravel())
+    return f"{way}_{numbers if len(numbers) <= 40 else hashlib.sha256(numbers.encode()).hexdigest()[:8]}"
 
 
 def rows_of(key: np.ndarray, particles: list[str]) -> np.ndarray:
