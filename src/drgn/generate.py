@@ -121,7 +121,7 @@ def generate(
     if kmeans is not None:
         way = f"kmeans{kmeans}" + (f"_seed{seed}" if seed else "")
     ending = "_halves" * halves + (f"_samples{samples}" if samples else "")
-    folder = output or opened.folder("volumes", points.named(way, latents) + ending)
+    folder = output or opened.folder("volumes") / f"{points.named(way, latents)}{ending}"
     if halves:
         volumes = write_half_maps(
             opened,

@@ -97,8 +97,8 @@ def validate(
     if len(named := [name for name, value in ways.items() if value is not None]) > 1:
         raise InputError(f"validate takes one of {', '.join(ways)}; {' and '.join(named)} are given.")
     opened = Run.open(run, trust=trust)
-    opened.require_maps()
     dataset, particles = validation.dataset_of(opened)
+    opened.require_maps()
     given = foreign_maps.read(mask, "mask") if mask is not None else None
     if given is not None:
         foreign_maps.require_like(given, opened.box_size, opened.pixel_size_A, "the training box")
