@@ -13,21 +13,16 @@
 
 A particle is kept when every given condition keeps it, or with any=true when one does. Files are joined by
 what the particles are (cryoSPARC uid, image name, name of the original image, micrograph and position),
-never by row. A .star or .cs keeps all columns of the file that the particles came from. A name without a
+never by row. A .star or .cs keeps all columns of the file that the particles came from, and a .star says
+from which folder its images are named where that is another. A name without a
 suffix is a folder for cryoDRGN (particles.star, poses.pkl, ctf.pkl); row indices count the rows of the
 original file from 0.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from drgn.command import command
 from drgn.errors import InputError, say
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from drgn.formats.particles import Particles
 
 
 def filter(
@@ -169,22 +164,7 @@ def filter(
     for path, kept in parts.items():
         share = len(kept) / len(particles)
         say(f"Kept {len(kept)} of {len(particles)} particles ({share:.1%}): {path}")
-    if not images and original is None and (there := _images_of(particles, rows, next(iter(parts)))):
-        say(f"Its images are named as in {particles.source.path}: read it with dataset.datadir={there}")
     return len(rows)
-
-
-def _images_of(particles: "Particles", rows: "np.ndarray", path: Path) -> str | None:
-    """Folder of the images where a star of that path, with the names of its source, would not find them."""
-    from drgn.formats.locate import find_stacks
-
-    first = particles.table.iloc[rows[0]]
-    name = str(first["key"]).partition("@")[2]
-    if path.suffix != ".star" or not name or not Path(first["image_path"]).is_file():
-        return None
-    if find_stacks([name], str(path), None).paths[0] is not None:
-        return None
-    return particles.source.datadir or str(Path(first["image_path"]).parent)
 
 
 main = command(filter)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from drgn.errors import InputError
-from drgn.formats.locate import find_stacks, missing_stack
+from drgn.formats.locate import find_stacks, folder_for, missing_stack
 from drgn.formats.mrc import write_volume
 from drgn.formats.particles import Particles
 
@@ -204,3 +204,43 @@ def test_a_list_of_stacks_is_looked_up_as_any_table(tmp_path, make_stack):
     path.write_text("# nothing\n")
     with pytest.raises(InputError, match="lists no stacks"):
         Particles.from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "stacks", "table", "folder"),
+    [
+        (["a.mrcs"], ["set/a.mrcs"], "set/b.star", None),
+        (["a.mrcs"], ["set/a.mrcs"], "b.star", "set"),
+        (["a.mrcs"], ["work/a.mrcs"], "set/b.star", "work"),  # not all programs work where this one does
+        (
+            ["Extract/m/a.mrcs", "Extract/n/a.mrcs"],
+            ["p/Extract/m/a.mrcs", "p/Extract/n/a.mrcs"],
+            "p/S/b.star",
+            None,
+        ),
+        (
+            ["Extract/m/a.mrcs", "Extract/n/a.mrcs"],
+            ["p/Extract/m/a.mrcs", "p/Extract/n/a.mrcs"],
+            "set/b.star",
+            "p",
+        ),
+        (["/old/m/a.mrcs", "/old/m/b.mrcs"], ["d/a.mrcs", "d/b.mrcs"], "b.star", "d"),
+        (["m/a.mrcs", "n/b.mrcs"], ["p/m/a.mrcs", "q/b.mrcs"], "b.star", None),  # no folder serves
+    ],
+)
+def test_from_which_folder_a_table_must_say_its_stacks_are_named(tree, names, stacks, table, folder):
+    root = tree(*stacks, "set/particles.star")
+    paths = [str(root / stack) for stack in stacks]
+    found = folder_for(names, paths, str(root / table))
+    assert found == (None if folder is None else str(root / folder))
+    if found:
+        assert find_stacks(names, str(root / table), None, found).paths == paths
+
+
+def test_another_stack_of_the_name_beside_the_table_is_not_taken(tree):
+    root = tree("set/a.mrcs", "other/a.mrcs")
+    folder = folder_for(["a.mrcs"], [str(root / "set/a.mrcs")], str(root / "other/b.star"))
+    assert folder == str(root / "set")
+    assert find_stacks(["a.mrcs"], str(root / "other/b.star"), None, folder).paths == [
+        str(root / "set/a.mrcs")
+    ]

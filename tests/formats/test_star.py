@@ -1,5 +1,6 @@
 """Star files of every dialect, with the starfile library as oracle where it reads them."""
 
+import os
 import re
 
 import numpy as np
@@ -376,3 +377,21 @@ def test_any_bytes(tmp_path_factory, data):
     except InputError as error:
         named = str(error).startswith(str(path))
         assert named
+
+
+@pytest.mark.parametrize("folder", ["/a/b c", "/my/data_set/é#%25\n", os.fsdecode(b"/\xff")])
+def test_the_folder_of_the_images_is_a_comment_that_starts_no_block(tmp_path, folder):
+    path = tmp_path / "a.star"
+    star.write_blocks(
+        path, {"particles": pd.DataFrame({"rlnImageName": ["1@a.mrcs"], "rlnClassNumber": [1]})}, folder
+    )
+    assert star.named_from(path) == folder
+    text = path.read_text()
+    assert text.count("data_") == 1
+    assert starfile.read(path)["rlnImageName"].tolist() == ["1@a.mrcs"]
+    assert text.splitlines()[1].startswith("# Images are named from /")
+    assert star.read_blocks(path)["particles"]["rlnImageName"].tolist() == ["1@a.mrcs"]
+    star.write_blocks(
+        path, {"particles": pd.DataFrame({"rlnImageName": ["1@a.mrcs"], "rlnClassNumber": [1]})}
+    )
+    assert star.named_from(path) is None

@@ -1,13 +1,14 @@
-import re
-
 import numpy as np
 import pytest
 
 from drgn.analysis import clusters, selection
-from drgn.command import compose
+from drgn.backproject import backproject
+from drgn.command import bind, compose
 from drgn.errors import InputError
 from drgn.filter import filter as select
-from drgn.formats.particles import Particles
+from drgn.formats.particles import Particles, read_images
+from drgn.formats.star import named_from
+from drgn.prepare import prepare
 from drgn.run import Run
 
 
@@ -82,15 +83,31 @@ def test_a_wrong_suffix(finished, labels, tmp_path):
         make(finished, tmp_path / "kept.csv", clusters=[0])
 
 
-def test_where_the_images_of_a_selection_are(finished, star, labels, tmp_path, capsys):
-    make(finished, tmp_path / "kept.star", clusters=[0])
-    told = re.search(
-        r"named as in \S+particles\.star: read it with dataset\.datadir=(\S+)", capsys.readouterr().out
+def test_a_selection_finds_its_images_from_anywhere_and_keeps_its_names(
+    finished, star, labels, tmp_path, monkeypatch
+):
+    make(finished, tmp_path / "kept" / "half.star", clusters=[0, 1])
+    (tmp_path / "third").mkdir()
+    monkeypatch.chdir(tmp_path / "third")
+    known, own = np.isin(labels, [0, 1]), Run.open(finished).particles()
+    half = Particles.from_file("../kept/half.star")
+    assert half.table["key"].tolist() == own.table["key"][known].tolist()
+    np.testing.assert_array_equal(
+        read_images(half, np.arange(9)), read_images(own.select(known), np.arange(9))
     )
-    Particles.from_file(tmp_path / "kept.star", datadir=told[1]).require_images()
+    half.select(np.arange(40)).save(tmp_path / "third" / "less.star")  # a selection of a selection
+    (tmp_path / "third" / "particles.mrcs").write_text("of something else")
+    Particles.from_file("less.star").require_images()
+    data = ["dataset=custom", "dataset.particles=less.star", "dataset.preflight=false"]
+    prepare(**bind(prepare, compose("prepare", data)))
+    key = own.table["key"].to_numpy(str)
+    np.savez("weights.npz", key=key, weight=np.ones(len(key)))
+    options = compose("backproject", [*data, "weights=weights.npz", "output=maps"])
+    assert (backproject(**bind(backproject, options)) / "map.mrc").is_file()
+    # where the names lead to the images, nothing is said
     make(finished, star.parent / "kept.star", clusters=[0])
-    make(finished, tmp_path / "with_images.star", clusters=[0], images=True)
-    assert "datadir" not in capsys.readouterr().out
+    assert named_from(star.parent / "kept.star") is None
+    assert named_from("less.star") == str(star.parent)
 
 
 @pytest.mark.parametrize(("name", "images"), [("particles.star", False), ("particles.cs", True), ("", False)])

@@ -1,9 +1,9 @@
 """Find the image stacks that a table names, wherever the project has been moved to.
 
 Each name is looked for
-    1. as it is written: an absolute name as such, another under the data folder, beside the table, in the
-       working folder, and in the folders above the table (RELION's and cryoSPARC's names start at the
-       project's folder);
+    1. as it is written: an absolute name as such, another under the data folder, in the folder that a
+       selection of ours says its names start from, beside the table, in the working folder, and in the
+       folders above the table (RELION's and cryoSPARC's names start at the project's folder);
     2. with its leading folders taken off one by one, in the same places (in the working folder and above the
        table at least one folder stays);
     3. as 1 and 2 under another spelling: .mrc for .mrcs and the reverse, without the number that cryoSPARC
@@ -48,15 +48,22 @@ class Located:
         return f"stacks written as {os.path.join(written, '...')} were found in {found}{others}"
 
 
-def find_stacks(names: list[str], table: str, datadir: str | None) -> Located:
+def find_stacks(names: list[str], table: str, datadir: str | None, named_from: str | None = None) -> Located:
     """Look for the stacks that `table` names; one that is not found is no error here.
+
+    Parameters
+    ----------
+    names : of the stacks, as written
+    table : the file that names them
+    datadir : folder given for the stacks, or None
+    named_from : folder that the table says they are named from, or None
 
     Raises
     ------
     InputError
         When two different names lead to the same file.
     """
-    search = _Search(table, datadir)
+    search = _Search(table, datadir, named_from)
     first_name: dict[str, str] = {}
     paths: list[str | None] = []
     mapping: dict[str, str] = {}
@@ -74,6 +81,28 @@ def find_stacks(names: list[str], table: str, datadir: str | None) -> Located:
         if not as_written:
             mapping.setdefault(os.path.dirname(name), os.path.dirname(path))
     return Located(paths, mapping)
+
+
+def folder_for(names: list[str], paths: list[str], table: str) -> str | None:
+    """Return the folder that a table to be written must say its stacks are named from.
+
+    Parameters
+    ----------
+    names : of the stacks, as the table will have them
+    paths : where they are, absolute
+    table : the file to be written
+
+    Returns
+    -------
+    None where they are found without, in whatever folder a program works, or where no folder serves.
+    """
+    ends = [os.sep + os.path.normpath(name) for name in names]
+    above = [path.removesuffix(end) for path, end in zip(paths, ends, strict=True) if path.endswith(end)]
+    for folder in (None, *above[:1], *map(os.path.dirname, paths[:1])):
+        search = _Search(table, None, folder, working=False)
+        if all(search.find(name)[0] == path for name, path in zip(names, paths, strict=True)):
+            return folder
+    return None
 
 
 def missing_stack(
@@ -112,12 +141,15 @@ def missing_stack(
 class _Search:
     """Looks for the stacks of one table; remembers which folders exist."""
 
-    def __init__(self, table: str, datadir: str | None) -> None:
+    def __init__(
+        self, table: str, datadir: str | None, named_from: str | None = None, working: bool = True
+    ) -> None:
         beside = os.path.dirname(os.path.abspath(table))
         self.datadir = None if datadir is None else os.path.abspath(datadir)
-        self._near = [folder for folder in (self.datadir, beside) if folder is not None]
-        self._far = [os.getcwd(), *_above(beside)]
-        self.given = list(dict.fromkeys([*self._near, self._far[0]]))
+        self._near = [folder for folder in (self.datadir, named_from, beside) if folder is not None]
+        here = [os.getcwd()] if working else []
+        self._far = [*here, *_above(beside)]
+        self.given = list(dict.fromkeys([*self._near, *here]))
         self._folders: dict[str, list[tuple[str, bool]]] = {}
         self._exists: dict[str, bool] = {}
         self._listed: dict[str, dict[str, list[str]]] = {}

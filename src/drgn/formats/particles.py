@@ -24,7 +24,7 @@ from drgn.formats.atomic import replacing
 from drgn.formats.cryodrgn import write_cryodrgn
 from drgn.formats.identity import match
 from drgn.formats.inside import require_apart
-from drgn.formats.locate import missing_stack
+from drgn.formats.locate import folder_for, missing_stack
 from drgn.formats.mrc import StackWriter
 from drgn.formats.reading import Rows, StrPath, keys_of, parse, read_indices, read_particles
 from drgn.formats.stacks import ImageReader
@@ -248,7 +248,8 @@ class Particles:
         """Write the particles; the suffix says in which form.
 
         .star
-            Keeps all columns of the star it came from, and its dialect where `star_version` is None; from any
+            Keeps all columns of the star it came from, and its dialect where `star_version` is None; where
+            names do not lead from there to the images, a comment says from which folder they do. From any
             other origin, and where poses, CTF or pixel size were given in place of its own, it is written
             anew. RELION has no column for the sign of the data: give it again when the star is read.
         .cs
@@ -276,7 +277,7 @@ class Particles:
         if suffix == ".star":
             source = self.with_rows().source
             blocks = relion.to_blocks(source, self.table, self.rotation, version=star_version, extra=extra)
-            star.write_blocks(path, blocks)
+            star.write_blocks(path, blocks, self._named_from(path, source))
         elif suffix == "":
             self.save(Path(path) / "particles.star", star_version=star_version, extra=extra)
             write_cryodrgn(path, self.table, self.rotation)
@@ -306,6 +307,15 @@ class Particles:
                 f"{os.fspath(path)}: particles are saved as .star, .cs, .pkl, .npy or .txt, or in a folder (a"
                 " name without a suffix) for cryoDRGN."
             )
+
+    def _named_from(self, path: StrPath, source: Source) -> str | None:
+        """Folder that a star file of these particles must say its images are named from, if any."""
+        if source.kind != "star":
+            return None  # they are named by their whole paths
+        first = np.flatnonzero(~self.table["image_path"].duplicated().to_numpy())
+        first = first[[os.path.isabs(found) for found in self.table["image_path"].iloc[first]]]
+        names = [str(name).rpartition("@")[2] for name in source.rows["rlnImageName"].iloc[first]]
+        return folder_for(names, self.table["image_path"].iloc[first].tolist(), os.fspath(path))
 
     def require_apart(self, path: StrPath) -> None:
         """Raise InputError where a file is one that these particles or their images are read from."""

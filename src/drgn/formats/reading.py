@@ -202,7 +202,7 @@ def _locate(
     if source.kind == "mrcs":
         located = Located([os.path.abspath(source.path)])
     else:
-        located = find_stacks(names, source.path, source.datadir)
+        located = find_stacks(names, source.path, source.datadir, source.named_from)
     found = located.paths
     box = np.asarray(parsed.columns.get("box_size_px", np.zeros(len(codes)))).astype(np.int64)
     header_pixel_A = np.full(len(names), np.nan)

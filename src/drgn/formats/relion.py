@@ -110,6 +110,7 @@ def read(path: str) -> Parsed:
             rows=particles,
             blocks={block: frame if block != name else frame.iloc[[]] for block, frame in blocks.items()},
             particle_block=name,
+            named_from=star.named_from(path),
         ),
         image_name=stack,
         image_index=index,

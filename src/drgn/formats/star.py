@@ -5,11 +5,16 @@ What is a block
     name and its value. Blank lines and comments may stand anywhere; column names may be followed by `#n`.
     Words are as in `star_values`. A header that is repeated within its block, and a block that is repeated
     with the same values, count once; any other repetition is refused.
+The folder of the images
+    A selection keeps the names of its source, which are found from there. A comment before the first block,
+    which other programs pass over, says from which folder.
 """
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO, NoReturn
+from urllib.parse import quote, unquote_to_bytes
 
 import pandas as pd
 import pyarrow as pa
@@ -45,6 +50,8 @@ _ROWS_AT_A_TIME = 1 << 16  # written
 _ROWS_CUT = 1 << 13  # read as bytes before they are cut into columns
 _TEXT_BYTES = bytes({*range(0x20, 0x100)} - {0x7F}) + b"\t\n\r"
 _BOM = b"\xef\xbb\xbf"
+_NAMED_FROM = b"# Images are named from "
+_COMMENTS = 8  # lines that are looked at for it
 _MOST_COLUMNS = 5000  # of a block; RELION's have a hundred at most
 _MOST_BLOCKS = 100_000  # of a file; a model.star has some for each class and group
 
@@ -79,8 +86,25 @@ def read_blocks(path: str | os.PathLike[str]) -> dict[str, pd.DataFrame]:
     return blocks
 
 
-def write_blocks(path: str | os.PathLike[str], blocks: dict[str, pd.DataFrame]) -> None:
+def named_from(path: str | os.PathLike[str]) -> str | None:
+    """Return the folder from which the images of a star file are named, where a comment of ours says it."""
+    with open(path, "rb") as file:
+        for line in islice(file, _COMMENTS):
+            if line.startswith(_NAMED_FROM):
+                return os.fsdecode(unquote_to_bytes(line.removeprefix(_NAMED_FROM).strip()))
+    return None
+
+
+def write_blocks(
+    path: str | os.PathLike[str], blocks: dict[str, pd.DataFrame], named_from: str | None = None
+) -> None:
     """Write blocks in order; numbers with the digits that give them back, text in quotation marks if needed.
+
+    Parameters
+    ----------
+    path : file
+    blocks : by name
+    named_from : see the function of this name
 
     Raises
     ------
@@ -89,6 +113,11 @@ def write_blocks(path: str | os.PathLike[str], blocks: dict[str, pd.DataFrame]) 
     """
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(f"# Created by drgn {__version__}\n".encode())
+        if named_from is not None:
+            quoted = quote(os.fsencode(named_from)).replace(
+                "data_", "data%5F"
+            )  # which RELION takes for a block
+            file.write(_NAMED_FROM + quoted.encode() + b"\n")
         for name, frame in blocks.items():
             _check_names(name, frame)
             file.write(f"\ndata_{name}\n\n".encode())

@@ -72,6 +72,7 @@ class Source:
     group : cs only: the results group that the rows come from, see `cryosparc_group.Group`
     blocks : star only: every block of the file by name, in order; the particle block is empty here
     particle_block : star only: name of the block that `rows` belongs to
+    named_from : star only: the folder of its images that a selection of ours names, or None
     replaced : what was given in place of the file's own: "" nothing, "poses" poses and nothing else, "values"
         CTF or pixel size too
     mapping : in which folders stacks were found that are not where the file says; empty where all are
@@ -87,6 +88,7 @@ class Source:
     group: Any = None
     blocks: dict[str, pd.DataFrame] = field(default_factory=dict)
     particle_block: str = ""
+    named_from: str | None = None
     replaced: Literal["", "poses", "values"] = ""
     mapping: str = ""
 
