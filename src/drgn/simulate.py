@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 from drgn.command import bind, build, command, compose
 from drgn.errors import InputError, say
-from drgn.formats.documents import read_json
 from drgn.hints import leaves
 
 
@@ -124,6 +123,8 @@ def make_missing(dataset: Mapping[str, Any]) -> None:
 
 def _is_made(folder: Path, options: Mapping[str, Any], name_of_folder: str) -> bool:
     """Whether a folder holds the set of these options, complete; an InputError where it holds another one."""
+    from drgn.formats.documents import read_json
+
     star, facts = folder / "particles.star", folder / "simulation.json"
     if not facts.is_file():
         unfinished = not star.exists() and (folder / "maps").is_dir()
