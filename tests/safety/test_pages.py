@@ -17,6 +17,7 @@ from drgn.formats import star
 from drgn.formats.particles import Particles
 from drgn.run import Run
 from drgn.training.encode import Encoded
+from drgn.training.run_files import identity_of
 
 EVIL = '<img src=x onerror="globalThis.hacked=1">'
 SCRIPT = "<script>globalThis.hacked=1<%2fscript>".replace("%2f", "\\")
@@ -45,6 +46,7 @@ def run_folder(sound, tmp_path_factory):
     config["dataset"] |= {"particles": str(table), "name": EVIL, "cache": str(place / "cache")}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     run = Run.open(folder)
+    run.record(**identity_of(Particles.from_file(table)))
     z = run.latents().z
     n = len(z)
     run.save_latents(Encoded(z, np.zeros_like(z), np.ones(n, np.float32)), np.arange(n) < 0)
