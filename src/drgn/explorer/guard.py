@@ -7,6 +7,7 @@ own page, and, for all that is not a static file, carry the token that was print
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from drgn.errors import InputError
 
 TOKEN_HEADER = "x-drgn-token"
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?")
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data: blob:; connect-src 'self' blob: data:; worker-src 'self' blob:;"
@@ -72,13 +73,13 @@ class Guard:
     def refusal(self, request: Request) -> str | None:
         """Why a request is refused; None where it is not."""
         host = request.headers.get("host", "")
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        if name not in _LOOPBACK:
+        if not _LOOPBACK.fullmatch(host):
             return f"The host {host[:100]!r} is not this machine: open http://127.0.0.1:PORT/."
         origin = request.headers.get("origin")
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             return "Requests from pages of other sites are refused."
-        if request.url.path.startswith("/api/") and not secrets.compare_digest(
+        # the path that routes are found by, not that of request.url, of which the Host header is a part
+        if request.scope["path"].startswith("/api/") and not secrets.compare_digest(
             request.headers.get(TOKEN_HEADER, "").encode(), self.token.encode()
         ):
             return "The token is missing or wrong: open the address that drgn explore printed."
