@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # the suffix stays last, because some writers (numpy) add theirs when it is not there
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    # a name for each call, since threads may write one file at a time; the suffix stays last, because some
+    # writers (numpy) add theirs when it is not there
+    part = f".{secrets.token_hex(4)}.{os.getpid()}.part"
+    temporary = target.with_name(f".{target.stem}{part}{target.suffix}")
     try:
         with naming(target):
             yield temporary
