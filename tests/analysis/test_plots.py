@@ -111,3 +111,14 @@ def test_the_telling_view_looks_across_the_motion():
     for axis, moved in enumerate(((x, y, z), (y, x, z))):  # a blob moving along x, then along y
         maps = [np.exp(-((moved[0] - d) ** 2 + moved[1] ** 2 + moved[2] ** 2) / 4) for d in (-3, 0, 3)]
         assert pictures.telling_view(maps) != ("along x", "along y")[axis]
+
+
+def test_a_picture_that_is_not_finished_leaves_nothing(tmp_path):
+    class Stopped:
+        def savefig(self, path, **_):
+            Path(path).write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plots.save(Stopped(), tmp_path / "latent.png")
+    assert list(tmp_path.iterdir()) == []

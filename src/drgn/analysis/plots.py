@@ -6,7 +6,6 @@ told apart by colour-blind readers; classes are numbered as well, so that no rea
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from drgn.errors import InputError
+from drgn.formats.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -280,9 +280,8 @@ def confusion_matrix(
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, under a temporary name first."""
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=DPI, facecolor="white")
-    os.replace(partial, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI, facecolor="white")
     return path
 
 
