@@ -7,12 +7,12 @@ validate takes. Each is written to a temporary name and renamed, so a crash lose
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drgn.analysis import export
 from drgn.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Selections:
 
     def __init__(self, folder: Path, particles: Particles) -> None:
         self.folder, self.particles = folder, particles
+        self._exporting = threading.Lock()  # the files of one export belong together
 
     def path(self, name: str) -> Path:
         """File of a selection."""
@@ -82,14 +83,26 @@ class Selections:
         """Rows (M,) of the particles that a .star, .cs, .csg, .npy, .txt or .pkl selects (as `indices=`)."""
         return np.unique(self.particles.rows_of(path))
 
-    def export(self, name: str, form: str, rows: np.ndarray, folder: Path) -> Path:
-        """Write particles to a folder, as drgn filter does; `form` is a key of `FORMS`."""
+    def export(self, name: str, form: str, rows: np.ndarray, folder: Path) -> list[Path]:
+        """Write particles to a folder, as drgn filter does; `form` is a key of `FORMS`.
+
+        Returns
+        -------
+        list of Path
+            What was written: of a .cs also its .csg and its passthrough.
+        """
         if form not in FORMS:
             raise InputError(f"form={form}: expected {', '.join(FORMS)}.")
         path = folder / f"{named(name)}{FORMS[form]}"
+        passthrough = path.with_name(f"{path.stem}_passthrough.cs")
+        if form == "cs" and name.endswith("_passthrough"):
+            raise InputError(f"The name {name} is that of a passthrough file: take another.")
         folder.mkdir(parents=True, exist_ok=True)
-        export.export(self.particles, {path: self._checked(rows)})
-        return path
+        with self._exporting:
+            written = self.particles.select(self._checked(rows)).save(path)
+            if form == "cs" and passthrough not in written:
+                passthrough.unlink(missing_ok=True)  # of an earlier export of this name
+        return written
 
     def _checked(self, rows: np.ndarray) -> np.ndarray:
         rows = np.unique(np.asarray(rows, np.int64))

@@ -150,10 +150,9 @@ class _Routes:
         form, name = request.path_params["form"], request.path_params["name"]
         rows = await self._rows(request)
         folder = self.session.folder / "exports"
-        path = await run_in_threadpool(self.session.selections.export, name, form, rows, folder)
-        made = [path, *filter(Path.is_file, [path.with_suffix(".csg")])]
+        made = await run_in_threadpool(self.session.selections.export, name, form, rows, folder)
         return JSONResponse(
-            {"path": str(path), "files": [p.relative_to(self.session.folder).as_posix() for p in made]}
+            {"path": str(made[0]), "files": [p.relative_to(self.session.folder).as_posix() for p in made]}
         )
 
     async def scene(self, request: Request) -> Response:

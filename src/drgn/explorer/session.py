@@ -200,7 +200,7 @@ class Session:
         self.selections.load(name)
         output = self.folder / "evidence" / name
         if not self.run.has_images:  # of cryoDRGN: its particles are back-projected from their file
-            star = self.selections.export("particles", "star", self.selections.load(name), output)
+            (star,) = self.selections.export("particles", "star", self.selections.load(name), output)
             source = self._particles.source
             stacks = source.datadir or Path(source.path).resolve().parent  # the star names them from there
             options = {"dataset": "custom", "dataset.particles": star, "dataset.datadir": stacks}

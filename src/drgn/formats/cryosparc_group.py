@@ -97,7 +97,7 @@ def write_group(
     records: Records,
     group: Group | None = None,
     extra: Mapping[str, NDArray[Any]] | None = None,
-) -> None:
+) -> list[Path]:
     """Write NAME.cs and NAME.csg, which cryoSPARC's job "Import Result Group" takes.
 
     Fields that came from a passthrough file go to NAME_passthrough.cs. All fields and types are kept.
@@ -109,6 +109,11 @@ def write_group(
     group : where they come from, as `load` gives it
     extra : (N, ...) values by name ("cluster"), added to NAME.cs as fields "drgn/cluster". The .csg does not
         name them, so that cryoSPARC leaves them alone; cryosparc-tools reads them
+
+    Returns
+    -------
+    list of Path
+        What was written, NAME.cs first and NAME.csg last.
 
     Raises
     ------
@@ -143,8 +148,10 @@ def write_group(
     }
     for file, records_of_file in files.items():
         write_records(file, records_of_file)
-    with replacing(target.with_suffix(".csg")) as temporary:
+    csg = target.with_suffix(".csg")
+    with replacing(csg) as temporary:
         temporary.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return [*files, csg]
 
 
 @dataclass(frozen=True)

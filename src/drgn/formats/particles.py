@@ -244,7 +244,7 @@ class Particles:
         *,
         star_version: Literal["3.1", "3.0"] | None = None,
         extra: pd.DataFrame | None = None,
-    ) -> None:
+    ) -> list[Path]:
         """Write the particles; the suffix says in which form.
 
         .star
@@ -266,6 +266,11 @@ class Particles:
         path : file or folder
         star_version : dialect of RELION
         extra : N rows of columns to add to a .star or .cs
+
+        Returns
+        -------
+        list of Path
+            The files that were written; for a folder, the folder.
 
         Raises
         ------
@@ -292,7 +297,7 @@ class Particles:
             rows, group = source.rows, source.group
             if source.replaced and self.rotation is not None:
                 rows, group = cryosparc.with_poses(rows, group, self.rotation, self.table)
-            cryosparc_group.write_group(path, rows, group, added)
+            return cryosparc_group.write_group(path, rows, group, added)
         elif suffix in (".pkl", ".npy", ".txt"):
             rows = self.table["source_row"].to_numpy()
             with replacing(path) as temporary:
@@ -307,6 +312,7 @@ class Particles:
                 f"{os.fspath(path)}: particles are saved as .star, .cs, .pkl, .npy or .txt, or in a folder (a"
                 " name without a suffix) for cryoDRGN."
             )
+        return [Path(path)]
 
     def _named_from(self, path: StrPath, source: Source) -> str | None:
         """Folder that a star file of these particles must say its images are named from, if any."""
