@@ -42,7 +42,15 @@ def answer(host, path="/api/run", token=""):
     "host",
     [
         *("127.0.0.1:80/x", "localhost:80/?", "localhost:80#", "localhost:80?", "[::1]:80/x", "localhost:"),
-        *("127.0.0.1:x", "localhost:8000:8000", "evil@localhost:80", "localhost:80\n", "127a0.0.1", "[::1", ""),
+        *(
+            "127.0.0.1:x",
+            "localhost:8000:8000",
+            "evil@localhost:80",
+            "localhost:80\n",
+            "127a0.0.1",
+            "[::1",
+            "",
+        ),
     ],
 )
 def test_a_host_that_is_more_than_a_name_and_a_port_is_refused(host):
