@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -186,11 +186,19 @@ def column_of(particles: Particles, name: str) -> np.ndarray:
     if name in particles.table:
         return particles.table[name].to_numpy()
     rows = particles.with_rows().source.rows
-    names = list(rows.columns) if hasattr(rows, "columns") else list(getattr(rows, "dtype", None).names or ())
-    if name not in names or np.ndim(rows[name]) != 1:
-        there = ", ".join([*map(str, names), *particles.table.columns])
+    names = columns_of_file(rows)
+    if name not in names:
+        there = ", ".join([*names, *particles.table.columns])
         raise InputError(f"{particles.source.path} has no column {name} of single values; there are {there}.")
     return np.asarray(rows[name])
+
+
+def columns_of_file(rows: Any) -> list[str]:
+    """Names of the columns of single values in original rows: a frame, records or None."""
+    if rows is None:
+        return []
+    names = rows.columns if hasattr(rows, "columns") else rows.dtype.names or ()
+    return [str(name) for name in names if np.ndim(rows[name]) == 1]
 
 
 def umap_of_analysis(folder: Path, key: np.ndarray) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """What the page can put on an axis or a colour: numbers and classes of each particle, by name.
 
 Names are those of the verbs: z1, PC1, UMAP1; of `analysis.colours.columns` (z_norm, defocus_u_A,
-rlnClassNumber); and of the labels that lie below the analysis (kmeans20, gmm5).
+rlnClassNumber, alignments3D/split); and of the labels that lie below the analysis (kmeans20, gmm5).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from drgn.analysis import colours, selection
 from drgn.analysis.embedding import PCA, pca
@@ -85,6 +86,24 @@ class Columns:
         """Files of labels below the analysis, by the name of their folder."""
         return {path.parent.name: path for path in sorted(self._folder.glob(f"*/{selection.LABELS}"))}
 
+    @cached_property
+    def _of_file(self) -> dict[str, np.ndarray]:
+        """Numbers (N,) that are not all the same, of the file of the particles, which is read here once more.
+
+        Empty where it is not there any more, or is not what it was.
+        """
+        try:
+            rows = self.particles.with_rows().source.rows
+        except (InputError, OSError):
+            return {}
+        found = {}
+        for name in selection.columns_of_file(rows):
+            values = np.asarray(rows[name])
+            if name != "uid" and values.dtype.kind in "fiu" and pd.Series(values).nunique() > 1:
+                with np.errstate(over="ignore"):
+                    found[name] = values.astype(np.float32)
+        return found
+
     def listed(self) -> list[Column]:
         """All columns, in the order of the menu."""
         zdim = self.z.shape[1]
@@ -102,12 +121,8 @@ class Columns:
             if name not in _UNSEEN and values.nunique(dropna=False) > 1:
                 kind = "number" if values.dtype.kind in "fiu" else "class"
                 found.append(Column(str(name), "particles", kind))
-        rows = self.particles.source.rows
-        names = getattr(rows, "columns", None) if hasattr(rows, "columns") else None
-        for name in names if names is not None else ():
-            values = rows[name]
-            if values.dtype.kind in "fiu" and values.nunique() > 1:
-                found.append(Column(str(name), "particle file", "number"))
+        known = {column.name for column in found}
+        found += [Column(name, "particle file", "number") for name in self._of_file if name not in known]
         return found
 
     def values(self, name: str) -> np.ndarray:
@@ -139,6 +154,8 @@ class Columns:
             return selection.read_labels(self.labels[name], self.key)
         if name in self.particles.table and self.particles.table[name].dtype.kind in "fiub":
             return self.particles.table[name].to_numpy(np.float32)  # NaN stays: it is drawn in grey
+        if name in self._of_file:
+            return self._of_file[name]
         found = colours.columns(self.particles, self.latents, [name])
         if name not in found:
             raise InputError(f"{name}: this run does not know it of every particle.")

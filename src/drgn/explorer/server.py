@@ -52,7 +52,7 @@ def create(session: Session, token: str) -> Starlette:
             Mount("/static", StaticFiles(directory=STATIC)),
             Route("/api/run", routes.run),
             Route("/api/live", routes.live),
-            Route("/api/column/{name}", routes.column),
+            Route("/api/column/{name:path}", routes.column),
             Route("/api/volume", routes.volume, methods=["POST"]),
             Route("/api/confidence", routes.confidence, methods=["POST"]),
             Route("/api/route", routes.route, methods=["POST"]),
