@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -17,6 +18,7 @@ from drgn.errors import InputError
 
 _LINES = 40  # of its output that are kept
 _MOST_RUNNING = 2
+_TO_TIDY_S = 5.0  # that a job has to end by itself
 
 
 @dataclass(eq=False)
@@ -125,9 +127,12 @@ class Jobs:
         return job
 
     def close(self) -> None:
-        """End all of them."""
+        """End all of them, and wait until they have ended."""
         for job in self:
             self.cancel(job.number)
+        for job in self:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                job.process.wait(2 * _TO_TIDY_S)
 
 
 def _follow(job: Job) -> None:
@@ -143,10 +148,20 @@ def _follow(job: Job) -> None:
 
 
 def _end(job: Job) -> None:
-    try:
-        os.killpg(job.process.pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return
+    """Ask a job to end, as Ctrl-C does, which lets it remove its temporary files; insist after a while."""
+    _tell(job, signal.SIGINT)
+    threading.Thread(target=_insist, args=(job,), daemon=True).start()
+
+
+def _insist(job: Job) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        job.process.wait(_TO_TIDY_S)
+    _tell(job, signal.SIGTERM)  # also to what it may have left running
+
+
+def _tell(job: Job, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(job.process.pid, number)
 
 
 def _written(value: Any) -> str:
