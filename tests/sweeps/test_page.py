@@ -57,6 +57,51 @@ def test_runs_that_were_started_alike_differ_by_their_options(folder):
     assert header[:3] == ["run", "seed", "held-out loss"], "options that go together are one column"
 
 
+@pytest.fixture(scope="module")
+def nothing_held_out(train_tiny):
+    return train_tiny("dataset.heldout_fraction=0")
+
+
+def copied(run, folder, **facts):
+    """Copy a run into a sweep, with other facts in its run.json; None: without that fact."""
+    shutil.copytree(run, folder)
+    facts = {**json.loads((folder / "run.json").read_text()), **facts}
+    (folder / "run.json").write_text(json.dumps({k: v for k, v in facts.items() if v is not None}))
+
+
+def table_of(page):
+    """The table as a dict for each run, best first, by the words of its header."""
+    header = re.findall(r"<th>(.*?)</th>", page)
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)][1:]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def test_where_nothing_was_held_out_the_loss_is_named_by_what_it_is(nothing_held_out, tmp_path):
+    facts = json.loads((nothing_held_out / "run.json").read_text())
+    copied(nothing_held_out, tmp_path / "0", best_loss=facts["best_loss"] + 1)
+    copied(nothing_held_out, tmp_path / "1", best_loss=None, monitor=None, complete=None)  # it has not ended
+    page = write_page(tmp_path).read_text()
+    first, second = table_of(page)
+    assert (first["run"], second["run"]) == ("1", "0")
+    assert float(first["training loss"]) == pytest.approx(facts["best_loss"], abs=1e-4)
+    assert float(second["training loss"]) == pytest.approx(facts["best_loss"] + 1, abs=1e-4)
+    assert float(first["reconstruction"]) > 0
+    assert "The lowest training loss" in page
+    assert "held-out" not in page
+    assert "Loss of the training particles after" in page
+
+
+def test_runs_with_and_without_held_out_particles_do_not_compete(nothing_held_out, trained, tmp_path):
+    copied(nothing_held_out, tmp_path / "0", best_loss=0.5)
+    copied(trained, tmp_path / "1", best_loss=0.9)
+    page = write_page(tmp_path).read_text()
+    first, second = table_of(page)
+    assert (first["run"], first["held-out loss"], first["training loss"]) == ("1", "0.90000", "")
+    assert (second["run"], second["held-out loss"], second["training loss"]) == ("0", "", "0.50000")
+    assert "The lowest held-out loss, 0.90000, is that of run 1" in page
+    assert "does not compare with a held-out loss" in page
+
+
 def test_without_runs_there_is_no_page(tmp_path):
     assert write_page(tmp_path) is None
     assert list(tmp_path.iterdir()) == []

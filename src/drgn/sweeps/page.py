@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from drgn.sweeps import plots
 NAME = "sweep.html"
 _SCORES = 4  # columns of scores, most
 _SHOWN = 24  # runs in pictures, most
+_HELD_OUT, _TRAINED = "heldout/loss", "train/loss"
+_NAMES = {_HELD_OUT: "held-out loss", _TRAINED: "training loss"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +62,25 @@ class Job:
         return f"{self.name}: {said}" if said else self.name
 
     @property
+    def monitor(self) -> str:
+        """Which loss the best epoch has the lowest of: that of training, where nothing was held out."""
+        told = self.run.info.get("monitor")
+        trained = _HELD_OUT not in self.losses and _TRAINED in self.losses  # of a run that has not ended
+        return _TRAINED if (trained if told is None else str(told).startswith(_TRAINED)) else _HELD_OUT
+
+    @property
     def best(self) -> float:
-        """Best held-out loss; NaN before there is one."""
-        column = self.losses.get("heldout/loss", pd.Series(dtype=float))
+        """The lowest loss; NaN before there is one."""
+        column = self.losses.get(self.monitor, pd.Series(dtype=float))
         found = self.run.info.get("best_loss")
         return float(found) if found is not None else float(column.min()) if len(column) else float("nan")
 
-    def at_best(self, column: str) -> float:
-        """A loss after the epoch of the best held-out loss."""
-        table = self.losses
-        if "heldout/loss" not in table or column not in table or table["heldout/loss"].isna().all():
+    def at_best(self, part: str) -> float:
+        """A part of the loss, "reconstruction" or "kl", after the epoch of the lowest."""
+        table, column = self.losses, f"{self.monitor.partition('/')[0]}/{part}"
+        if self.monitor not in table or column not in table or table[self.monitor].isna().all():
             return float("nan")
-        return float(table.loc[table["heldout/loss"].idxmin(), column])
+        return float(table.loc[table[self.monitor].idxmin(), column])
 
 
 def write_page(folder: Path) -> Path | None:
@@ -92,14 +101,15 @@ def write_page(folder: Path) -> Path | None:
     if not runs:
         return None
     jobs = [_job(run, chosen) for run, chosen in zip(runs, _differences(runs), strict=True)]
-    ranked = sorted(jobs, key=lambda job: (not np.isfinite(job.best), job.best))
+    ranked = sorted(jobs, key=lambda job: (not np.isfinite(job.best), job.monitor == _TRAINED, job.best))
     place = folder / "sweep"
     place.mkdir(exist_ok=True)
     shown = ranked[:_SHOWN]
     sections = [_table(ranked, folder)]
     curves = {job.title: job.losses for job in shown if len(job.losses)}
     if curves:
-        picture = Picture(plots.curves(curves, place / "curves.png"), _CURVES + _left_out(ranked, shown))
+        caption = _CURVES if any(_HELD_OUT in table for table in curves.values()) else _CURVES_OF_TRAINING
+        picture = Picture(plots.curves(curves, place / "curves.png"), caption + _left_out(ranked, shown))
         sections.append(Section("Training", [], [picture]))
     latents = {job.title: job.z for job in shown if job.z is not None}
     if latents:
@@ -164,7 +174,7 @@ def _table(jobs: Sequence[Job], folder: Path) -> Section:
     header = [
         "run",
         *keys,
-        "held-out loss",
+        *_NAMES.values(),
         "reconstruction",
         "KL (nats)",
         "epochs",
@@ -179,9 +189,9 @@ def _table(jobs: Sequence[Job], folder: Path) -> Section:
             [
                 job.name,
                 *(job.chosen.get(key, "") for key in keys),
-                _number(job.best, ".5f"),
-                _number(job.at_best("heldout/reconstruction"), ".5f"),
-                _number(job.at_best("heldout/kl"), ".2f"),
+                *(_number(job.best, ".5f") if job.monitor == name else "" for name in _NAMES),
+                _number(job.at_best("reconstruction"), ".5f"),
+                _number(job.at_best("kl"), ".2f"),
                 _epochs(job),
                 _time(facts.get("seconds_of", {})),
                 *(_number(job.scores.get(name, float("nan")), ".3f") for name in scores),
@@ -193,8 +203,16 @@ def _table(jobs: Sequence[Job], folder: Path) -> Section:
     best = jobs[0]
     said = f"{len(jobs)} runs, the best first."
     if np.isfinite(best.best):
-        said += f" The lowest held-out loss, {best.best:.5f}, is that of run {best.title}."
-    return Section("The runs", [said, *_TEXT, *([_SCORED] if scores else [])], tables=[Table(header, rows)])
+        said += f" The lowest {_NAMES[best.monitor]}, {best.best:.5f}, is that of run {best.title}."
+    text = [said, _meaning({job.monitor for job in jobs}), *([_SCORED] if scores else [])]
+    return Section("The runs", text, tables=[Table(header, rows)])
+
+
+def _meaning(monitors: Collection[str]) -> str:
+    """What the losses of the table are of, and what they compare."""
+    held_out = [_OF_HELD_OUT] if _HELD_OUT in monitors else []
+    trained = [_OF_TRAINING] if _TRAINED in monitors else []
+    return " ".join([*held_out, *trained, *([_APART] if held_out and trained else []), _COMPARED])
 
 
 def _epochs(job: Job) -> str:
@@ -227,11 +245,17 @@ def _left_out(jobs: Sequence[Job], shown: Sequence[Job]) -> str:
     return "" if len(jobs) == len(shown) else f" The {len(shown)} best of {len(jobs)} runs are shown."
 
 
-_TEXT = (
-    "The held-out loss is of particles that were never trained on: reconstruction plus the weighted KL, for "
-    "each frequency of an image. It compares runs on the same images with the same weight of the KL: that is "
-    "1/zdim where loss.beta gives no other, so that between runs of several latent.zdim the reconstruction "
-    "says more. Reconstruction and KL are those of the epoch with the lowest held-out loss.",
+_OF_HELD_OUT = "The held-out loss is of particles that were never trained on."
+_OF_TRAINING = (
+    "The training loss is of the particles that were trained on, where none were held out: it falls on while "
+    "noise is learnt by heart, so that the lowest may not be the best."
+)
+_APART = "A training loss does not compare with a held-out loss: such runs come after the others."
+_COMPARED = (
+    "A loss is reconstruction plus the weighted KL, for each frequency of an image. It compares runs on the "
+    "same images with the same weight of the KL: that is 1/zdim where loss.beta gives no other, so that "
+    "between runs of several latent.zdim the reconstruction says more. Reconstruction and KL are those of the "
+    "epoch with the lowest loss."
 )
 _SCORED = (
     "These particles have a known truth: the last columns say how well the latents follow it; 1 is perfect."
@@ -240,6 +264,7 @@ _CURVES = (
     "Loss of the held-out particles (lines) and of the training particles (dotted) after each epoch. The "
     "scale leaves out the steep start."
 )
+_CURVES_OF_TRAINING = "Loss of the training particles after each epoch. The scale leaves out the steep start."
 _LATENTS = (
     "Density of the particles in the first two principal components of each latent, or along its only "
     "dimension. Axes, signs and scales of two latents mean nothing to each other: compare the shapes."
