@@ -119,6 +119,25 @@ def test_a_state_that_is_gone_leaves_no_folder(two_states, tmp_path):
     assert (tmp_path / "state_0").is_dir()
 
 
+def test_what_a_person_put_there_is_kept(two_states, tmp_path):
+    others = [
+        tmp_path / "state_1" / "Refine3D" / "job001" / "run_data.star",
+        tmp_path / "state_1_refined" / "map.mrc",
+        tmp_path / "state_9.star",
+    ]
+    for other in others:
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_text("hours of work")
+    (tmp_path / "state_7").mkdir()
+    (tmp_path / "state_7" / "map.mrc").write_text("of no discovery")
+    find(two_states[0], output=tmp_path)
+    assert (tmp_path / "state_7" / "map.mrc").exists()  # nothing said that it was made here
+    find(two_states[0], output=tmp_path, smallest_share=0.45)
+    assert all(other.read_text() == "hours of work" for other in others)
+    assert [path.name for path in (tmp_path / "state_1").iterdir()] == ["Refine3D"]
+    assert not (tmp_path / "state_7").exists()
+
+
 def test_uncertain_particles_may_be_left_out(two_states, tmp_path):
     find(two_states[0], output=tmp_path, min_probability=1.0)
     table = pd.read_csv(tmp_path / "states.csv")

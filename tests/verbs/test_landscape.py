@@ -64,6 +64,24 @@ def test_the_caveat_and_the_quality_of_the_regression_are_told(report):
     assert "held out, R²" in page
 
 
+def test_maps_of_an_earlier_landscape_go_and_what_a_person_put_there_is_kept(finished, tmp_path):
+    others = [
+        tmp_path / "cluster_02" / "sharpened.mrc",
+        tmp_path / "cluster_01_refined" / "mean.mrc",
+        tmp_path / "cluster_9.star",
+        tmp_path / "components" / "notes.txt",
+    ]
+    for other in others:
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_text("hours of work")
+    find(finished, clusters=4, output=tmp_path)
+    find(finished, clusters=2, pcs=2, output=tmp_path)
+    assert all(other.read_text() == "hours of work" for other in others)
+    assert [path.name for path in (tmp_path / "cluster_02").iterdir()] == ["sharpened.mrc"]
+    assert not (tmp_path / "cluster_03").exists()
+    assert not (tmp_path / "components" / "pc3.mrc").exists()
+
+
 def test_a_mask_limits_what_is_compared(finished, tmp_path):
     mask = np.zeros((16, 16, 16), np.float32)
     mask[6:10, 6:10, 6:10] = 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 from drgn import __version__
 from drgn.analysis import landscape, pictures, plots, sketch, state_plots
 from drgn.analysis.clusters import Clusters
+from drgn.analysis.earlier import clear
 from drgn.analysis.landscape import CAVEAT, Clustering, Mapping
 from drgn.analysis.report import Picture, Section, Table
 from drgn.analysis.selection import LABELS, write_labels
@@ -22,6 +22,9 @@ from drgn.formats.mrc import write_volume
 if TYPE_CHECKING:
     from drgn.run import Latents, Run
 
+_FACTS = "landscape.json"
+# folders, and what is in them
+_MADE = {r"cluster_\d+": r"(mean|std)\.mrc", "components": r"(mean|pc\d+)\.mrc"}
 _POINTS = 5  # maps shown along each component
 _WALKED = 2  # components along which maps are shown
 
@@ -121,10 +124,8 @@ def find(
 
 
 def write(run: Run, latents: Latents, found: Landscape, folder: Path) -> None:
-    """Write maps, labels, coordinates and landscape.json; what an earlier landscape left is removed."""
-    for pattern in ("cluster_[0-9]*", "components"):
-        for old in folder.glob(pattern):
-            shutil.rmtree(old)
+    """Write maps, labels, coordinates and landscape.json; maps of an earlier landscape are removed."""
+    clear(folder, _FACTS, _MADE)
     labels = found.clustering.labels
     key = np.asarray(latents.key, np.str_)
 
@@ -176,7 +177,7 @@ def write(run: Run, latents: Latents, found: Landscape, folder: Path) -> None:
         "held_out_r2_by_component": found.mapping.by_component.tolist(),
         "caveat": CAVEAT,
     }
-    with replacing(folder / "landscape.json") as temporary:
+    with replacing(folder / _FACTS) as temporary:
         temporary.write_text(json.dumps(facts, indent=2) + "\n")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from drgn import __version__
 from drgn.analysis import pictures, sketch, state_plots
 from drgn.analysis.clusters import Clusters
 from drgn.analysis.discovery import States
+from drgn.analysis.earlier import clear
 from drgn.analysis.embedding import pca
 from drgn.analysis.export import columns, export
 from drgn.analysis.plots import label_colours
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from drgn.run import Latents, Run
 
 INITIAL_A = 30.0  # low-pass of an initial model (P25)
+_FACTS = "discovery.json"
+# the folders of states, and what is in them
+_MADE = {
+    r"state_\d+": r"particles\.(star|cs|csg|mrcs)|particles_passthrough\.cs|map\.mrc|initial_model_\d+A\.mrc"
+}
 _MAPS = 150  # decoded in each state to see whether it moves
 _BOX = 48  # at most, of these maps
 _MOVES = 3.5  # variance of maps along a direction over that of a direction of noise, from which it is motion
@@ -114,7 +119,7 @@ def write(
     run, latents, states, moving
         The run, its latents, its states and whether they move.
     folder
-        Created when it does not exist; states of an earlier discovery in it are removed.
+        Created when it does not exist; what an earlier discovery wrote of its states is removed.
     threshold
         Of the valleys, for the record.
     min_probability
@@ -131,8 +136,7 @@ def write(
 
     from drgn.physics.masks import low_pass
 
-    for old in folder.glob("state_[0-9]*"):
-        shutil.rmtree(old)
+    clear(folder, _FACTS, _MADE)
     k = len(states.centres)
     particles = run.particles()
     form = "cs" if particles.source.kind == "cs" and not particles.source.replaced else "star"
@@ -146,7 +150,7 @@ def write(
         run.volumes(states.centres, "cuda" if torch.cuda.is_available() else "cpu") if run.decodes else None
     )
     for i, place in enumerate(places):
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         export(particles, {place / f"particles.{form}": chosen[i]}, extra=extra, images=images)
         if maps is not None:
             volume = next(maps)
@@ -193,7 +197,7 @@ def write(
         },
         "components_of_mixture": states.components,
     }
-    with replacing(folder / "discovery.json") as temporary:
+    with replacing(folder / _FACTS) as temporary:
         temporary.write_text(json.dumps(facts, indent=2) + "\n")
     return places
 
