@@ -237,6 +237,25 @@ def test_a_selection_is_a_group_with_everything_kept(split, records):
     assert not list(split.glob(".*"))
 
 
+@pytest.mark.parametrize("name", ["kept.csg", "kept.cs"])
+def test_a_result_in_both_files_goes_to_one(split, records, name):
+    passed = [n for n in records.dtype.names if not n.startswith("alignments3D") and n != "ctf/bfactor"]
+    write_records(split / MAIN, take_fields(records, ["uid", "alignments3D/pose", "ctf/bfactor"]))
+    write_records(split / PASSED, take_fields(records, passed))
+    kept = Particles.from_file(split / MAIN).select(np.array([3, 1]))
+    kept.save(split / "kept.cs")
+    again = Particles.from_file(split / name)
+    for particles in (kept, again):
+        assert particles.table["b_factor_A2"].tolist() == [20.0, 20.0]
+        assert particles.table["phase_shift_deg"].tolist() == [pytest.approx(180)] * 2
+    assert yaml.safe_load((split / "kept.csg").read_text())["results"] == {
+        "alignments3D": result(">kept.cs", "alignments3D", 2),
+        "blob": result(">kept_passthrough.cs", "blob", 2),
+        "ctf": result(">kept.cs", "ctf", 2),
+        "location": result(">kept_passthrough.cs", "location", 2),
+    }
+
+
 def test_types_of_results_where_no_csg_says_them(tmp_path, records):
     prefixes = ["alignments_class_0", "alignments_class3D_12", "components_mode_1", "alignments3D_multi"]
     added = np.dtype([*records.dtype.descr, *((f"{p}/x", "f4") for p in [*prefixes, "unheard_of"])])

@@ -100,7 +100,8 @@ def write_group(
 ) -> list[Path]:
     """Write NAME.cs and NAME.csg, which cryoSPARC's job "Import Result Group" takes.
 
-    Fields that came from a passthrough file go to NAME_passthrough.cs. All fields and types are kept.
+    Fields that came from a passthrough file go to NAME_passthrough.cs, but not where NAME.cs has others of
+    their prefix: a .csg names one file for each. All fields and types are kept.
 
     Parameters
     ----------
@@ -124,14 +125,16 @@ def write_group(
     group = group or Group(folder=str(Path(os.path.abspath(target)).parent))
     check_uids(records, os.fspath(path))
     _check_folder(target, records, group)
-    passed = [name for name in records.dtype.names or () if name in group.passthrough]
-    own = [name for name in records.dtype.names or () if name not in group.passthrough]
+    names = records.dtype.names or ()
+    of_file = {_prefix(name) for name in names if name not in group.passthrough}
+    passed = [name for name in names if _prefix(name) not in of_file]
+    own = [name for name in names if _prefix(name) in of_file]
     files = {target: _with_extra(take_fields(records, own), extra or {})}
     if passed:
         files[target.with_name(f"{target.stem}_passthrough.cs")] = take_fields(records, ["uid", *passed])
     results = {}
     for file, content in files.items():
-        for prefix in dict.fromkeys(name.partition("/")[0] for name in content.dtype.names or ()):
+        for prefix in dict.fromkeys(_prefix(name) for name in content.dtype.names or ()):
             kind = group.types.get(prefix) or _type_of(prefix)
             if kind:
                 results[prefix] = {"metafile": f">{file.name}", "num_items": len(records), "type": kind}
@@ -202,7 +205,7 @@ def _load_csg(csg: _Csg, main: str | None) -> tuple[Records, Group]:
     records = read_records(first)
     _check_items(records, first, csg)
     owned = {prefix: file for prefix, file in csg.file.items() if os.path.isfile(file)}
-    kept = [name for name in records.dtype.names or () if owned.get(name.partition("/")[0], first) == first]
+    kept = [name for name in records.dtype.names or () if owned.get(_prefix(name), first) == first]
     texts: dict[str, Any] = {
         key: str(csg.group[key]) for key in ("name", "title", "description") if csg.group.get(key)
     }
@@ -236,7 +239,7 @@ def _add(
         name
         for name in other.dtype.names or ()
         if name not in (records.dtype.names or ())
-        and owned.get(name.partition("/")[0], other_path) == other_path
+        and owned.get(_prefix(name), other_path) == other_path
     ]
     joined = join(records, path, other, other_path, fields)
     return joined, Group(**{**vars(group), "passthrough": (*group.passthrough, *fields)})
@@ -307,6 +310,11 @@ def with_images(records: Records, path: str) -> Records:
         result[part] = name if part == "blob/path" else records[part]
     result["blob/idx"] = np.arange(len(records))
     return result
+
+
+def _prefix(name: str) -> str:
+    """Return the name of the result that a field is of: "ctf" of "ctf/df1_A"."""
+    return name.partition("/")[0]
 
 
 def _same(one: str, other: str) -> bool:
