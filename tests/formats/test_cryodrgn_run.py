@@ -7,6 +7,7 @@ import yaml
 
 from drgn.errors import InputError
 from drgn.formats.cryodrgn_run import is_run, read_run
+from drgn.formats.euler import ANGLES, matrix_to_euler
 from drgn.formats.particles import Particles
 
 N, KEPT = 6, np.array([4, 1, 5])
@@ -226,6 +227,59 @@ def test_a_particle_file_whose_own_poses_were_used_keeps_its_columns(project, ma
     run.particles.save(project / "kept.cs")
     found = Particles.from_file(project / "kept.cs")
     np.testing.assert_allclose(found.rotation, rotations(N)[KEPT], atol=1e-6)
+
+
+@pytest.fixture
+def star_run(project, make_run, make_star):
+    """A function: shifts (in boxes) and changes of the CTF table of a run -> its particles, from a star."""
+    columns = {
+        "rlnImageName": [f"{row + 1:06d}@data/particles.mrcs" for row in range(N)],
+        **dict(zip(ANGLES, matrix_to_euler(rotations(N)).T.tolist(), strict=True)),
+        "rlnOriginXAngst": [2.0] * N,
+        "rlnOriginYAngst": [2.0] * N,
+        "rlnDefocusU": [1e4 + row for row in range(N)],
+        "rlnDefocusV": [9e3] * N,
+        "rlnDefocusAngle": [30.0] * N,
+        "rlnPhaseShift": [0.0] * N,
+        "rlnOpticsGroup": [1] * N,
+    }
+    optics = {
+        "rlnOpticsGroup": [1],
+        "rlnVoltage": [300],
+        "rlnSphericalAberration": [2.7],
+        "rlnAmplitudeContrast": [0.1],
+        "rlnImagePixelSize": [2.0],
+    }
+    star = make_star(columns, optics=optics)
+
+    def make(fraction=0.125, **changes):
+        dump(project / "data/poses.pkl", (rotations(N), np.full((N, 2), fraction, "f4")))
+        ctf = np.tile(np.array([8, 2, 1e4, 9e3, 30, 300, 2.7, 0.1, 0], "f4"), (N, 1))
+        ctf[:, 2] += np.arange(N)
+        for name, value in changes.items():
+            ctf[:, {"pixel_size_A": 1, "phase_shift_deg": 8}[name]] = value
+        dump(project / "data/ctf.pkl", ctf)
+        return read_run(make_run(particles=str(star))).particles
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("changes", "replaced", "expected"),
+    [
+        ({}, "", {"shift_x_A": 2, "phase_shift_deg": 0, "pixel_size_A": 2}),
+        ({"fraction": 0.13}, "", {"shift_x_A": 2}),  # 0.04 pixels away
+        ({"fraction": 0.25}, "poses", {"shift_x_A": 4, "phase_shift_deg": 0}),
+        ({"phase_shift_deg": 90}, "values", {"shift_x_A": 2, "phase_shift_deg": 90}),
+        ({"pixel_size_A": 2.5}, "values", {"shift_x_A": 2.5, "pixel_size_A": 2.5}),
+    ],
+)
+def test_shifts_phase_shift_and_pixel_size_are_those_of_the_run(star_run, changes, replaced, expected):
+    particles = star_run(**changes)
+    assert particles.source.replaced == replaced
+    assert {name: particles.table[name].unique().tolist() for name in expected} == {
+        name: [pytest.approx(value, rel=1e-6)] for name, value in expected.items()
+    }
 
 
 def test_cryodrgns_own_analysis(make_run):

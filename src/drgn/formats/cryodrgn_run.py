@@ -22,6 +22,8 @@ from drgn.formats.table import CTF_COLUMNS
 from drgn.formats.torch_file import look_into
 
 StrPath = str | os.PathLike[str]
+_NEAR_PX = 0.1  # between shifts that are taken for the same
+_NEAR = {"phase_shift_deg": 0.01}  # likewise, where more than a rounded digit is allowed
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,17 +267,39 @@ def _read_particles(
     A .star or .cs whose own numbers they are is left as it is, so that a selection keeps its columns.
     """
     particles = Particles.from_file(path, datadir=datadir, data_sign=sign)
-    n = len(particles)
-    other_poses = other_ctf = None
-    if poses is not None:
-        rotation, _ = cryodrgn.read_poses(poses, n, path)
-        if particles.rotation is None or not np.allclose(particles.rotation, rotation, atol=1e-3):
-            other_poses = poses
+    columns: dict[str, Any] = {}
     if ctf is not None:
-        columns = cryodrgn.read_ctf(ctf, n, path, particles.table["box_size_px"].to_numpy())
-        own = [np.allclose(particles.table[name], columns[name], rtol=1e-3) for name in CTF_COLUMNS]
-        if not all(own):
-            other_ctf = ctf
+        columns = cryodrgn.read_ctf(ctf, len(particles), path, particles.table["box_size_px"].to_numpy())
+    other_poses = None if poses is None or _has_poses(particles, poses, columns) else poses
+    other_ctf = None if _has_ctf(particles, columns) else ctf
     if other_poses is None and other_ctf is None:
         return particles
     return Particles.from_file(path, datadir=datadir, data_sign=sign, poses=other_poses, ctf=other_ctf)
+
+
+def _has_ctf(particles: Particles, columns: dict[str, Any]) -> bool:
+    """Whether CTF, phase shift and pixel size of the particles are those in `columns`, where it has any."""
+    return all(
+        np.allclose(particles.table[name], columns[name], rtol=1e-3, atol=_NEAR.get(name, 1e-8))
+        for name in (*CTF_COLUMNS, "phase_shift_deg", "pixel_size_A")
+        if name in columns
+    )
+
+
+def _has_poses(particles: Particles, poses: str, columns: dict[str, Any]) -> bool:
+    """Whether rotations and shifts of the particles are those of a file of cryoDRGN's.
+
+    `columns` may have box and pixel size, of which its shifts are fractions. Where none are known, shifts are
+    not compared.
+    """
+    rotation, fraction = cryodrgn.read_poses(poses, len(particles), particles.source.path)
+    if particles.rotation is None or not np.allclose(particles.rotation, rotation, atol=1e-3):
+        return False
+    box, pixel_A = (
+        np.asarray(columns.get(name, particles.table[name]), np.float64)
+        for name in ("box_size_px", "pixel_size_A")
+    )
+    shift_px = 0 if fraction is None else fraction * box[:, None]
+    own_px = particles.table[["shift_x_A", "shift_y_A"]].to_numpy() / pixel_A[:, None]
+    away_px = np.abs(own_px - shift_px)[(box > 0) & np.isfinite(pixel_A)]
+    return bool((away_px < _NEAR_PX).all())
