@@ -1,6 +1,7 @@
 """Selections as star files of RELION 3.0 and 3.1: the same particles, and the same map made by RELION."""
 
 import os
+import pickle
 import shutil
 import subprocess
 
@@ -218,6 +219,20 @@ def test_unused_optics_groups_are_kept(tmp_path, make_star):
     for version in (None, "3.1"):
         _, blocks = converted(particles, tmp_path / "x.star", version)
         assert blocks["optics"]["rlnOpticsGroup"].tolist() == [1, 2]
+
+
+def test_optics_groups_keep_their_names_where_values_are_replaced(tmp_path, make_star):
+    columns = {**PARTICLES, "rlnImageName": ["000001@s.mrcs", "000002@s.mrcs"]}
+    path = make_star(columns, {**OPTICS, "rlnOpticsGroupName": ["March", "grid2"]})
+    _, blocks = converted(Particles.from_file(path, pixel_size_A=2.0), tmp_path / "x.star", None)
+    assert blocks["optics"]["rlnOpticsGroup"].tolist() == [2]  # those that have particles
+    assert blocks["optics"]["rlnOpticsGroupName"].tolist() == ["grid2"]
+    ctf = np.tile([8, 2, 1e4, 9e3, 30, 300, 2.7, 0.1, 0], (2, 1))
+    ctf[1, 5] = 200  # of one group, which is split
+    (tmp_path / "ctf.pkl").write_bytes(pickle.dumps(ctf))
+    _, blocks = converted(Particles.from_file(path, ctf=tmp_path / "ctf.pkl"), tmp_path / "x.star", None)
+    assert blocks["optics"]["rlnOpticsGroupName"].tolist() == ["grid2_1", "grid2_2"]
+    assert blocks["optics"]["rlnVoltage"].tolist() == [300, 200]
 
 
 def test_the_optics_outrank_a_magnification(tmp_path, make_star):

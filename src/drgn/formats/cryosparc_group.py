@@ -238,8 +238,7 @@ def _add(
     fields = [
         name
         for name in other.dtype.names or ()
-        if name not in (records.dtype.names or ())
-        and owned.get(_prefix(name), other_path) == other_path
+        if name not in (records.dtype.names or ()) and owned.get(_prefix(name), other_path) == other_path
     ]
     joined = join(records, path, other, other_path, fields)
     return joined, Group(**{**vars(group), "passthrough": (*group.passthrough, *fields)})

@@ -63,7 +63,7 @@ def to_blocks(
     From a star they are its own, all columns and blocks kept. Where values were replaced, or the particles
     came from another kind of file, poses, CTF and optics are written anew, beside the columns of the star
     that they do not replace. The sign of the data has no column in RELION and is lost. Optics groups of
-    which no particle is selected are kept, because RELION reads them and the other groups keep their numbers.
+    which no particle is selected are kept in a star's own blocks, and left out where optics are written anew.
 
     Parameters
     ----------
@@ -200,11 +200,20 @@ def _anew(
         rows = optics_rows(source.path, source.rows, source.blocks[old], old)
         row_of_group = dict(zip(number, rows, strict=True))
         inherited = source.blocks[old].iloc[[row_of_group[n] for n in optics["rlnOpticsGroup"]]]
+        if "rlnOpticsGroupName" in inherited:
+            optics["rlnOpticsGroupName"] = _names(inherited, optics["rlnOpticsGroup"])
         for name in inherited:
             if name not in optics:
                 optics[name] = inherited[name].to_numpy()
     others = {b: frame for b, frame in source.blocks.items() if b not in (source.particle_block, old)}
     return {**others, "optics": optics, "particles": pd.concat([kept, anew], axis=1)}
+
+
+def _names(inherited: pd.DataFrame, number: "pd.Series[Any]") -> list[str]:
+    """Return names of new optics groups: each that of its old group, with its number where that was split."""
+    split = inherited.index.duplicated(keep=False)
+    names = inherited["rlnOpticsGroupName"].astype("str")
+    return [f"{name}_{n}" if parts else name for name, n, parts in zip(names, number, split, strict=True)]
 
 
 def _particles(table: pd.DataFrame, rotation: NDArray[np.float64] | None) -> pd.DataFrame:
