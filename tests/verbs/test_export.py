@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from drgn.analysis import clusters, selection
+from drgn.analysis import clusters, export, selection
 from drgn.command import compose
 from drgn.errors import InputError
 from drgn.filter import filter as select
+from drgn.formats import reading
 from drgn.formats.cryodrgn import load_pickle
 from drgn.formats.mrc import StackReader, StackWriter, read_volume
 from drgn.formats.particles import Particles, read_images
@@ -52,6 +53,25 @@ def test_each_cluster_to_a_file_of_its_own_with_latents_as_columns(run, tmp_path
         np.testing.assert_allclose(rows["drgnLatent2"].astype(float), latents.z[at, 1])
         total += len(rows)
     assert total == n == len(latents.key)
+
+
+def test_the_source_is_read_once_for_all_files(run, tmp_path, monkeypatch):
+    read = []
+
+    def parse(path, *more):
+        read.append(path)
+        return reading.parse(path, *more)
+
+    monkeypatch.setattr("drgn.formats.particles.parse", parse)
+    particles = Run.open(run[0]).particles()  # without rows
+    parts = {f"{i}.star": np.array([i, i + 7]) for i in range(3)}
+    export.export(particles, {tmp_path / name: rows for name, rows in parts.items()})
+    assert len(read) == 1
+    for name, rows in parts.items():
+        written = Particles.from_file(tmp_path / name).table["key"]
+        assert written.tolist() == particles.table["key"].iloc[rows].tolist()
+    export.export(particles, {tmp_path / "rows.npy": np.array([1])})
+    assert len(read) == 1  # the rows alone need nothing of it
 
 
 def test_the_older_dialect_says_the_same(run, tmp_path):

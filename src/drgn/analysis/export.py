@@ -73,6 +73,8 @@ def export(
             for read in (particles, original):
                 if read is not None:
                     read.require_apart(target)
+    if original is None and any(path.suffix in ("", ".star", ".cs") for path in parts):
+        particles = particles.with_rows()  # once for all parts
     for path, rows in parts.items():
         chosen = particles.select(rows)
         if original is not None:
