@@ -74,6 +74,19 @@ def test_a_pickled_file_is_not_loaded(tmp_path):
         selection.read_labels(tmp_path / "labels.npz", KEY)
 
 
+@pytest.mark.parametrize(
+    ("label", "there"),
+    [
+        (np.where(np.arange(30) < 9, "open", "closed"), "closed, open;"),
+        (np.arange(30) / 2, r"0\.0, 0\.5, 1\.0, 1\.5, 2\.0, \.\.\.;"),
+    ],
+)
+def test_labels_that_are_no_numbers_are_refused_with_those_there(tmp_path, label, there):
+    np.savez(tmp_path / "classes.npz", key=KEY, label=label)
+    with pytest.raises(InputError, match=rf"classes\.npz has the labels {there} expected a whole number"):
+        selection.labels_of(tmp_path, 3, tmp_path / "classes.npz", KEY)
+
+
 def test_in_clusters():
     labels = np.array([0, 1, 2, 1])
     assert selection.in_clusters(labels, [1, 2]).tolist() == [False, True, True, True]

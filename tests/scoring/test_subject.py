@@ -61,6 +61,13 @@ def test_rows_are_joined_by_key_or_by_the_order_of_a_file(tmp_path, noisy):
         of_files(tmp_path / "z.npy", noisy, None)
 
 
+def test_a_particle_that_is_there_twice_is_named(tmp_path, noisy):
+    keys = Truth(noisy).table.index.to_numpy(str)[[3, 5, 3]]
+    np.savez(tmp_path / "z.npz", z=Z[:3], key=keys)
+    with pytest.raises(InputError, match=rf"z\.npz: particle {keys[0]} is there twice"):
+        of_files(tmp_path / "z.npz", noisy, None)
+
+
 def test_images_of_one_particle_count_once(tmp_path, simulated):
     folder = simulated()
     truth = Truth(folder)

@@ -139,8 +139,21 @@ def by_key(values: np.ndarray, key: np.ndarray, wanted: np.ndarray) -> np.ndarra
 
 
 def labels_of(folder: Path, k: int, labels: Path | None, key: np.ndarray) -> np.ndarray:
-    """Cluster of each particle: of a file of labels where one is given, else as `labels_of_analysis`."""
-    return labels_of_analysis(folder, k, key) if labels is None else read_labels(labels, key)
+    """Cluster of each particle: of a file of labels where one is given, else as `labels_of_analysis`.
+
+    Raises
+    ------
+    InputError
+        As of these, or when a label is no whole number; names labels that are there.
+    """
+    if labels is None:
+        return labels_of_analysis(folder, k, key)
+    found = read_labels(labels, key)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        some = np.unique(found)[:5]
+        there = ", ".join(map(str, some.tolist())) + (", ..." if found.size and len(some) == 5 else "")
+        raise InputError(f"{labels} has the labels {there}; expected a whole number for each particle.")
+    return found
 
 
 def labels_of_analysis(folder: Path, k: int, key: np.ndarray) -> np.ndarray:

@@ -95,7 +95,7 @@ def of_files(latents: Path, truth: Path, particles: Path | None) -> Subject:
     Raises
     ------
     InputError
-        The latents are not one row for each particle, or a particle was not simulated.
+        The latents are not one row for each particle, or a particle was not simulated or is there twice.
     """
     known = Truth(truth)
     z, key = read_latents(latents)
@@ -104,6 +104,11 @@ def of_files(latents: Path, truth: Path, particles: Path | None) -> Subject:
         at = pd.Index(table.table["key"]).get_indexer(key)
         if (at < 0).any():
             raise InputError(f"{latents}: particle {key[int(np.argmin(at))]} is not in {table.source.path}")
+        again = key[pd.Index(key).duplicated()]
+        if len(again):
+            raise InputError(
+                f"{latents}: particle {again[0]} is there twice; give one row for each particle."
+            )
         table = table.select(at)
     if len(z) != len(table):
         raise InputError(
