@@ -1,6 +1,10 @@
 """Which particles stand behind a state, and with which weights."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from drgn.errors import InputError
@@ -40,6 +44,21 @@ def test_images_of_one_particle_count_once():
     assert states.effective(state.weight[::3]) == pytest.approx(10, rel=0.05)
     np.testing.assert_array_equal(state.weight[::3], state.weight[2::3])
     assert state.title.startswith("z = [0.126, -0.132]")
+
+
+@pytest.mark.parametrize(("labels", "expected"), [("../x.npz", "above"), ("x.npz", "here"), ("a/x.npz", "a")])
+def test_states_of_a_file_are_named_after_its_folder(tmp_path, monkeypatch, labels, expected):
+    here = tmp_path / "above" / "here"
+    (here / "a").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    key = np.arange(20).astype(str)
+    np.savez(labels, key=key, label=np.arange(20) % 2)
+    z = latents(20)
+    run = SimpleNamespace(path=tmp_path, zdim=2, latents=lambda: SimpleNamespace(z=z, key=key))
+    particles = SimpleNamespace(table=pd.DataFrame({"key": key}))
+    none = dict.fromkeys(("clusters", "indices", "z", "z_file", "n_effective"))
+    _, name = states.choose(run, particles, np.arange(20), kmeans=2, labels=Path(labels), **none)
+    assert name == expected
 
 
 @pytest.mark.parametrize("n_effective", [3, 361, 0])

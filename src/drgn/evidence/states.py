@@ -85,7 +85,7 @@ def choose(
         return [of_rows(latent, particles.rows_of(indices), indices.name)], "selection"
     if z is None and z_file is None:
         label = labels_of(run.path / "analysis", kmeans, labels, key)
-        name = f"kmeans{kmeans}" if labels is None else labels.parent.name
+        name = f"kmeans{kmeans}" if labels is None else labels.resolve().parent.name or labels.stem
         return of_clusters(latent, label, clusters), name
     at = points.from_list(z, run.zdim) if z is not None else points.from_file(z_file, run.zdim)
     n_particles = len(np.unique(group))
