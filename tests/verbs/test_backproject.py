@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -142,6 +143,20 @@ def test_the_half_sets_of_the_file_are_used(particles, tmp_path):
     one = with_subset("one.star", 1 + (np.arange(N) == 7))
     with pytest.raises(InputError, match="half set 2 has 1 particle, where at least 2 are expected"):
         run(one, particles.parent / "x")
+
+
+def test_images_of_one_particle_in_both_half_sets_are_one_sentence(particles):
+    table = Particles.from_file(particles).select(np.arange(12))
+    table.table["half_set"] = 1 + np.arange(12) % 2
+    table.table["group"] = [f"tilts {i // 3}" for i in range(12)]
+    dataset = SimpleNamespace(rejected=np.zeros(12, bool), group=torch.arange(12) // 3)
+    with pytest.raises(InputError, match=r"images of the particle tilts 0 are in both half sets"):
+        backprojection.half_sets(table, dataset, "given", 0)
+    first, second = backprojection.half_sets(table, dataset, "random", 0)
+    assert not set(first // 3) & set(second // 3)
+    apart = np.where(np.arange(12) % 2, 0, 1).astype(np.float32)  # what has no weight is in no half
+    table.table["half_set"] = 1 + np.arange(12) // 3 % 2 + np.arange(12) % 2
+    assert len(backprojection.half_sets(table, dataset, "given", 0, apart)[0]) > 0
 
 
 def test_weights_of_0_and_1_are_a_selection_and_2_is_twice(particles, tmp_path):

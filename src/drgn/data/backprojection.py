@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drgn.data.dataset import ParticleDataset
-from drgn.data.halves import halves_of
+from drgn.data.halves import halves_of, require_whole_particles
 from drgn.data.matched import Matched, in_threads, matched_chunks, threads_with_grids
 from drgn.formats.particles import Particles
 from drgn.physics import gridding, insertion, voxels
@@ -68,12 +68,15 @@ def half_sets(
     Raises
     ------
     InputError
-        Nothing is selected, a half set has fewer than two particles, or only some particles have one.
+        Nothing is selected, a half set has fewer than two particles, only some particles have one, or images
+        of one particle are in both.
     """
     usable = ~dataset.rejected
     if weights is not None:
         usable &= weights > 0
-    half = halves_of(particles, dataset.group.numpy(), usable, source, seed)
+    group = dataset.group.numpy()
+    half = halves_of(particles, group, usable, source, seed)
+    require_whole_particles(particles, group, half, usable)
     return np.flatnonzero(usable & (half == 0)), np.flatnonzero(usable & (half == 1))
 
 
