@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from drgn.run import Run
 from drgn.training import callbacks
@@ -58,6 +59,23 @@ def test_the_picture_of_the_latents_shows_where_they_are(zdim):
 def test_an_empty_or_broken_picture_is_grey():
     assert callbacks._grey(torch.zeros(3, 3)).tolist() == torch.zeros(3, 3).tolist()
     assert callbacks._grey(torch.tensor([[0.0, float("nan")], [1.0, 2.0]])).isfinite().all()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_held_out_latents_are_kept_only_where_they_are_drawn(tmp_path, first):
+    loggers = [] if first else [TensorBoardLogger(tmp_path)]
+    trainer = SimpleNamespace(loggers=loggers, is_global_zero=first, sanity_checking=False, current_epoch=0)
+    module = SimpleNamespace(
+        reconstructor=SimpleNamespace(posterior=lambda batch: SimpleNamespace(mean=batch["image"]))
+    )
+    pictures = callbacks.Pictures()
+    for i in range(3):
+        pictures.on_validation_batch_end(trainer, module, None, {"image": torch.zeros(5, 2)}, i)
+    assert pictures._z == []
+    assert pictures._batch is None
+    pictures._z = [torch.zeros(5, 2)]
+    pictures.on_train_epoch_end(trainer, module)
+    assert pictures._z == []
 
 
 def test_a_turn_of_the_latents_is_no_drift():

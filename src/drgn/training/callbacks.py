@@ -210,8 +210,8 @@ class Pictures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the held-out latents."""
-        if trainer.sanity_checking:
+        """Keep the held-out latents, where they are drawn."""
+        if trainer.sanity_checking or _board(trainer) is None:
             return
         if self._batch is None:
             self._batch = {name: value[:4] for name, value in batch.items()}
@@ -220,14 +220,15 @@ class Pictures(Callback):
             mean = posterior.mean.float().cpu()
             self._z.append(mean[mean.isfinite().all(1)])
 
-    @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Draw."""
-        logger = next((x for x in trainer.loggers if isinstance(x, TensorBoardLogger)), None)
-        if logger is None or self._batch is None:
+        parts, batch = self._z, self._batch
+        self._z, self._batch = [], None
+        board = _board(trainer)
+        if board is None or batch is None:
             return
-        board, model, epoch = logger.experiment, module.reconstructor, trainer.current_epoch
-        z = torch.cat(self._z) if self._z else None
+        model, epoch = module.reconstructor, trainer.current_epoch
+        z = torch.cat(parts) if parts else None
         training = model.training
         model.eval()
         with torch.no_grad():
@@ -241,11 +242,17 @@ class Pictures(Callback):
             self._before = z, volume
             board.add_image("map/slices", _slices(volume), epoch, dataformats="HW")
             board.add_image("map/projections", _projections(volume), epoch, dataformats="HW")
-            board.add_image("images/data_and_model", _compare(model, self._batch), epoch, dataformats="HW")
+            board.add_image("images/data_and_model", _compare(model, batch), epoch, dataformats="HW")
         if z is not None:
             board.add_image("latent/pca", _scatter(z), epoch, dataformats="HW")
         model.train(training)
-        self._z, self._batch = [], None
+
+
+def _board(trainer: pl.Trainer) -> Any:
+    """TensorBoard, in the one process that draws and where it is wanted; else None."""
+    if not trainer.is_global_zero:
+        return None
+    return next((x.experiment for x in trainer.loggers if isinstance(x, TensorBoardLogger)), None)
 
 
 def _drift(before: Tensor, after: Tensor) -> float:
