@@ -44,11 +44,13 @@ def test_every_class_has_a_colour(told):
 LEGEND = """() => {
   const colours = [];
   const draw = new Proxy({}, {
-    get: (kept, name) => kept[name] ?? (name === "fill" ? () => colours.push(kept.fillStyle) : () => ({ width: 0 })),
+    get: (kept, name) => kept[name] ??
+      (name === "fill" ? () => colours.push(kept.fillStyle) : () => ({ width: 0 })),
     set: (kept, name, value) => { kept[name] = value; return true; },
   });
   const { legend } = Object.getPrototypeOf(explorer.scatter);
-  legend.call({ encoded: { legend: { numbers: [-1, 0, 2] } }, colour: { name: "gmm3" }, corner: 0 }, draw, 400, 400);
+  const shown = { encoded: { legend: { numbers: [-1, 0, 2] } }, colour: { name: "gmm3" }, corner: 0 };
+  legend.call(shown, draw, 400, 400);
   return colours;
 }"""
 

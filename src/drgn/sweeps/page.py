@@ -254,8 +254,8 @@ _APART = "A training loss does not compare with a held-out loss: such runs come 
 _COMPARED = (
     "A loss is reconstruction plus the weighted KL, for each frequency of an image. It compares runs on the "
     "same images with the same weight of the KL: that is 1/zdim where loss.beta gives no other, so that "
-    "between runs of several latent.zdim the reconstruction says more. Reconstruction and KL are those of the "
-    "epoch with the lowest loss."
+    "between runs of several latent.zdim the reconstruction says more. Reconstruction and KL are those of "
+    "the epoch with the lowest loss."
 )
 _SCORED = (
     "These particles have a known truth: the last columns say how well the latents follow it; 1 is perfect."
