@@ -234,7 +234,7 @@ def test_original_columns_left_in_the_file_are_found_by_key(tmp_path, make_star,
         path = tmp_path / "particles.cs"
         write_records(path, records)
     whole = Particles.from_file(path)
-    lean = whole.leaving_rows()
+    lean = whole.leaving_rows().leaving_rows()
     assert lean.source.rows is None
     lean.select(np.array([3, 1])).save(tmp_path / f"lean.{kind}")
     whole.select(np.array([3, 1])).save(tmp_path / f"whole.{kind}")
