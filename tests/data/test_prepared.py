@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import torch
 
-from drgn.data import building, identity, prepared
+from drgn.data import building, identity, prepared, sums
 from drgn.data.dataset import ParticleDataset
 from drgn.data.prepared import PreparedStack, prepare
 from drgn.errors import InputError
@@ -271,6 +271,50 @@ def test_a_selection_in_any_order_finds_its_images_in_the_stack(make_particles, 
         assert dataset.rejected.tolist() == np.isin(chosen, [3, 20]).tolist()
 
 
+def test_other_optics_groups_take_only_a_stack_whose_noise_was_measured_by_them(
+    make_particles, noise, make, tmp_path
+):
+    images = noise(200, 16)
+    images[100:] *= 5
+    particles = make_particles(images)
+
+    def grouped(names):
+        table = particles.table.assign(optics_group=pd.Series(names).astype("category"))
+        return replace(particles, table=table)
+
+    def powers(some):
+        stack = make(some)
+        power = stack.read(stack.find(some)[0]).abs().square().mean(1).numpy()
+        number = some.table["image_index"].to_numpy() // 100
+        return stack.folder, [power[number == half].mean() for half in np.unique(number)]
+
+    one, two = grouped(["a"] * 200), grouped(["a"] * 100 + ["b"] * 100)
+    together, (quiet, loud) = powers(one)
+    assert loud > 20 * quiet
+    apart, found = powers(two)
+    assert found == pytest.approx([1, 1], abs=0.05)
+    # selections, in any order, and groups of another name, are measured alike
+    for some in (two.select(np.arange(199, 40, -3)), grouped(["y"] * 100 + ["x"] * 100)):
+        assert powers(some)[0] == apart
+    mixed = one.select(np.arange(20, 180))  # of one group: that which was measured as one
+    assert powers(mixed)[0] == together
+    assert powers(grouped(["a"] * 50 + ["b"] * 150))[0] not in (together, apart)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_stack_that_does_not_tell_its_groups_serves_where_there_is_one(make_particles, noise, make, groups):
+    particles = make_particles(noise(40, 16))
+    names = pd.Series(np.where(np.arange(40) < 20, "a", "b" if groups == 2 else "a")).astype("category")
+    particles = replace(particles, table=particles.table.assign(optics_group=names))
+    stack = make(particles)
+    path = stack.folder / identity.FILE
+    pd.read_parquet(path).drop(columns="noise_group").to_parquet(path)
+    sums.record(stack.folder)
+    again = make(particles.select(np.arange(3, 30)))
+    assert (again.folder == stack.folder) == (groups == 1)
+    assert again.meta.n == (40 if groups == 1 else 27)
+
+
 def test_the_table_is_read_by_what_the_images_are_and_not_by_their_rows(make_particles, noise, make):
     images = noise(30, 16)
     order = np.random.default_rng(1).permutation(30)
@@ -340,7 +384,7 @@ def test_keys_of_many_images_are_small_and_quick(tmp_path):
         + stack.astype(str)
     )
     table = pd.DataFrame({"key": key, "image_index": number % 100, "data_sign": 1.0})
-    identity.write(tmp_path, table, stack.to_numpy(), np.zeros(n, int))
+    identity.write(tmp_path, table, stack.to_numpy(), np.zeros(n, int), np.zeros(n, int))
     assert (tmp_path / identity.FILE).stat().st_size < 4 * n
     files = [identity.SourceFile(str(i), 0, 0) for i in range(n // 100)]
     wanted = np.random.default_rng(0).permutation(n)[:1000]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 from numpy.typing import NDArray
 
 from drgn.errors import InputError
@@ -39,6 +40,7 @@ def write(
     columns: "Mapping[str, pd.Series[Any]]",
     stack: NDArray[np.int64],
     field: NDArray[np.int64],
+    noise_group: NDArray[np.int64],
 ) -> None:
     """Write which image each row of a prepared stack is.
 
@@ -50,6 +52,8 @@ def write(
         `key`, `image_index` and `data_sign` of the particle table, (N,) each.
     stack, field
         (N,) number of the stack, and of the field of view.
+    noise_group
+        (N,) equal where the noise was measured together.
     """
     frame = pd.DataFrame(
         {
@@ -58,6 +62,7 @@ def write(
             "image_index": columns["image_index"].to_numpy(np.int32),
             "data_sign": columns["data_sign"].to_numpy(np.int8),
             "field": field.astype(np.int16),
+            "noise_group": noise_group.astype(np.int32),
         }
     )
     path = folder / FILE
@@ -112,6 +117,45 @@ def find_rows(
         & (kept["field"].to_numpy()[row] == field)
     )
     return np.where(found, row, -1)
+
+
+def measured_alike(
+    folder: Path,
+    rows: NDArray[np.int64],
+    optics: NDArray[np.int64],
+    field: NDArray[np.int64],
+    together: bool,
+) -> bool:
+    """Whether the noise of some rows of a prepared stack was measured by the groups that are wanted now.
+
+    Parameters
+    ----------
+    folder
+        Of the prepared stack.
+    rows
+        (N,) of it.
+    optics, field
+        (N,) the optics group wanted for each, and its field of view.
+    together
+        Whether all images of a field were measured together: older stacks tell no more.
+    """
+    try:
+        known = "noise_group" in pyarrow.parquet.read_schema(folder / FILE).names
+    except (OSError, ValueError):  # damaged, which reading it tells
+        known = True
+    if known:
+        theirs = _read(folder, ["noise_group"])["noise_group"].to_numpy(np.int64)[rows]
+    elif together:
+        theirs = field
+    else:
+        return False
+    return _same_groups(optics * (int(field.max(initial=0)) + 1) + field, theirs)
+
+
+def _same_groups(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
+    """Whether two numberings (N,) put the same rows into one group, whatever its number."""
+    pairs = np.unique(np.stack([one, other], axis=1), axis=0)
+    return len(np.unique(pairs[:, 0])) == len(np.unique(pairs[:, 1])) == len(pairs)
 
 
 def _read(folder: Path, columns: list[str]) -> pd.DataFrame:

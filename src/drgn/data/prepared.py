@@ -308,7 +308,10 @@ def _finished(
         if not _sound(other):
             continue
         stack = PreparedStack(other)
-        if (stack.find(particles)[0] >= 0).all():
+        rows, field = stack.find(particles)
+        optics = pd.factorize(particles.table["optics_group"])[0]
+        together = len(stack.meta.noise) == len(stack.meta.fields)
+        if (rows >= 0).all() and identity.measured_alike(other, rows, optics, field, together):
             return stack
     return None
 
@@ -361,13 +364,14 @@ def _build(
         noise = np.array(state["noise_std"])
         scale = 1 / (noise[group] * np.sqrt(energy[kinds]))  # noise variance 1
         plan.scale = (scale * images.column("data_sign").to_numpy()).astype(np.float32)
-        del scale, group
+        group = group.astype(np.int32)
+        del scale
         if say is not None:
             say(building.cost_of(plan, partial.parent, state["done"], pool))
         rejected = building.write_images(plan, partial / "images.f16", state_file, state, pool, progress)
     give_back()
     columns = {name: images.column(name) for name in ("key", "image_index", "data_sign")}
-    identity.write(partial, columns, images.stack, kinds)
+    identity.write(partial, columns, images.stack, kinds, group)
     del columns
     extent = np.array([f.original_pixel_size_A for f in fields]) * np.sqrt(energy)
     meta = Meta(
