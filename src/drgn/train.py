@@ -261,7 +261,8 @@ def _trained(
     )
     start = newest(run.checkpoints) if resume else None
     reconstructor = model(
-        amplitude=data.dataset.signal_amplitude(data.rows(heldout=False)), density_scale=stack.density_scale
+        amplitude=data.dataset.signal_amplitude(data.rows(heldout=False)),
+        density_scale=data.dataset.density_scale,
     )
     for penalty in reconstructor.nuisances:
         penalty.measure(data.dataset.taken(spread(data.rows(heldout=False), _MEASURED)))

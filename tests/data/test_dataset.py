@@ -21,7 +21,7 @@ LATTICE = half_lattice(BOX, 2)
 def stack_of(tmp_path):
     """Particles and complex transforms (N, P) -> their prepared stack; 8 px of an image became 4."""
 
-    def make(particles, values):
+    def make(particles, values, window=True):
         fields, field = fields_of(particles)
         files, stack = identity.source_files(particles)
         meta = Meta(
@@ -29,7 +29,7 @@ def stack_of(tmp_path):
             box_size=BOX,
             original_box_size=2 * BOX,
             pixel_size_A=8.0,
-            window=True,
+            window=window,
             noise_std=1.0,
             density_scale=1.0,
             fields=fields,
@@ -39,7 +39,7 @@ def stack_of(tmp_path):
         folder = tmp_path / "stack"
         folder.mkdir(exist_ok=True)
         (folder / "meta.json").write_text(json.dumps(asdict(meta)))
-        identity.write(folder, particles.table, stack, field)
+        identity.write(folder, particles.table, stack, field, field)
         torch.view_as_real(values).numpy().astype(np.float16).tofile(folder / "images.f16")
         return PreparedStack(folder)
 
@@ -106,14 +106,15 @@ def test_the_amplitude_of_a_known_spectrum(make_particles, stack_of, premultipli
     )
     particles = type(particles)(table, particles.rotation, particles.source)
     truth = 4 * torch.exp(-5 * LATTICE.frequencies.norm(dim=1))  # 4 at the origin, 0.33 at Nyquist
-    batch = ParticleDataset(particles, stack_of(particles, normal(n, len(LATTICE))))[np.arange(n)]
+    blank = ParticleDataset(particles, stack_of(particles, normal(n, len(LATTICE))))
+    batch = blank[np.arange(n)]
     contrast, _ = imaging.transfer(
         LATTICE.frequencies, batch["pixel_size_A"], batch["ctf_parameters"], batch["shift_px"]
     )
     images = truth * normal(n, len(LATTICE), seed=1) * contrast + normal(n, len(LATTICE), seed=2)
     if premultiplied:
-        images = images * contrast
-    dataset = ParticleDataset(particles, stack_of(particles, images))
+        images = images * contrast * blank.density_scale  # in units of the noise after it, as a stack is
+    dataset = ParticleDataset(particles, stack_of(particles, images, window=False))
     found = dataset.signal_amplitude(np.arange(n))
     assert found.dtype == torch.float32
     assert found.shape == (len(LATTICE),)

@@ -175,7 +175,7 @@ def test_back_projections_of_the_groups_agree(dataset, mixed):
         contrast, phase = imaging.transfer(
             frequencies, batch["pixel_size_A"], batch["ctf_parameters"], batch["shift_px"]
         )
-        one = torch.ones_like(contrast)
+        one = imaging.Multiplied(torch.ones_like(contrast), torch.ones_like(contrast))
         values = imaging.matched_filter(batch["image"], contrast, phase, one)
         where = imaging.slice_coordinates(frequencies, batch["rotation"], batch["frequency_scale"])
         total, weight = slices.insert(

@@ -144,6 +144,24 @@ def test_a_latent_is_drawn_in_training_and_its_mean_otherwise(batch):
     assert (first - second).abs().max() > 0.01 * homogeneous.abs().max()
 
 
+def test_an_encoder_is_told_what_part_of_the_slice_it_sees(batch):
+    class Watching(Guess):
+        def forward(self, seen):
+            self.seen = seen
+            return super().forward(seen)
+
+    batch["window_A"] = torch.full((N,), BOX * PIXEL_A)
+    encoder = Watching()
+    make(VAELatent(encoder=encoder, zdim=1)).posterior(batch)
+    slices = PHANTOM.fourier(
+        imaging.slice_coordinates(LATTICE.frequencies.double() / PIXEL_A, batch["rotation"].double())
+    )
+    # the images have no noise: of every kind of them, what is centred is the weight times the slice
+    expected = slices.to(torch.complex64) * encoder.seen.weight
+    error = (encoder.seen.centred - expected).abs().square().sum(1)
+    assert (error / expected.abs().square().sum(1)).max() < 1e-6
+
+
 class Wide(Guess):
     def forward(self, seen):
         mean, logvar = super().forward(seen)

@@ -19,7 +19,7 @@ from drgn.physics import fourier, slices
 from drgn.physics.ctf import PARAMETERS
 from drgn.physics.fsc import fsc, resolution_A
 from drgn.physics.grids import HalfLattice, half_lattice
-from drgn.physics.imaging import matched_filter, observe, slice_coordinates, transfer
+from drgn.physics.imaging import Multiplied, matched_filter, observe, slice_coordinates, transfer
 from drgn.physics.masks import window
 from drgn.physics.phantoms import GaussianPhantom
 from drgn.physics.rotations import from_euler, from_rotvec
@@ -307,7 +307,8 @@ def test_tomodrgns_images_give_their_own_map_back(two_classes, name):
     (images, maps, _), other = two_classes, {"D": "E", "E": "D"}[name]
     images = images[name]
     contrast, phase = images.transfer()
-    values = matched_filter(images.transform, contrast, phase, torch.ones_like(contrast))
+    one = torch.ones_like(contrast)
+    values = matched_filter(images.transform, contrast, phase, Multiplied(one, one))
     volume = _backproject(images, values, contrast.square(), images.rotation)
     own, foreign = fsc(volume, maps[name]), fsc(volume, maps[other])
     # D: own 0.99 1.00 0.97 0.92 0.85, the other class 0.99 0.98 0.85 0.78 0.76

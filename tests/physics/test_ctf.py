@@ -7,7 +7,7 @@ import torch
 from torch_ctf import calculate_ctf_2d
 
 from drgn.physics import ctf as ctf_module
-from drgn.physics.ctf import PARAMETERS, ctf, electron_wavelength_A
+from drgn.physics.ctf import PARAMETERS, ctf, delocalisation_A, electron_wavelength_A
 
 DEFAULT = {
     "defocus_u_A": 15000.0,
@@ -172,3 +172,22 @@ def test_single_precision_is_enough():
     single = ctf(points, parameters.float())
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), ctf(points.double(), parameters), atol=5e-4, rtol=0)
+
+
+def test_delocalisation_is_the_gradient_of_the_phase():
+    # without amplitude contrast the CTF is sin g: sin' / cos is the gradient of g, along x and along y
+    parameters = _parameters(amplitude_contrast=0.0, defocus_v_A=11000.0, defocus_angle_deg=25.0)
+    points = _at((0.05, 0.02), (-0.11, 0.07), (0.02, -0.2)).requires_grad_()
+    (slope,) = torch.autograd.grad(ctf(points, parameters).sum(), points)
+    cosine = ctf(points, parameters + _parameters(phase_shift_deg=90.0) - _parameters())
+    moved_A = (slope / cosine[:, None]).norm(dim=1) / (2 * math.pi)
+    found = delocalisation_A(points.detach(), parameters)
+    fringe2 = electron_wavelength_A(_at(300.0))[0] * 13000.0 / 9
+    torch.testing.assert_close(found, (moved_A.square() + fringe2).sqrt().detach())
+    origin = delocalisation_A(_at((0.0, 0.0)), parameters)
+    torch.testing.assert_close(origin, fringe2.sqrt()[None])
+
+
+def test_nothing_is_delocalised_without_defocus():
+    none = _parameters(defocus_u_A=0.0, defocus_v_A=0.0, spherical_aberration_mm=0.0, phase_shift_deg=90.0)
+    assert (delocalisation_A(_at((0.0, 0.0), (0.1, 0.1)), none) == 0).all()

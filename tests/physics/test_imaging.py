@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 from drgn.physics import fourier
 from drgn.physics.grids import half_lattice
 from drgn.physics.imaging import (
+    Multiplied,
     fold,
+    information,
     matched_filter,
     multiplier,
     observe,
     slice_coordinates,
     transfer,
     whitened_residual,
+    with_noise,
 )
 from drgn.physics.phantoms import GaussianPhantom
 from drgn.physics.rotations import from_quaternion, random_rotations
@@ -113,7 +116,8 @@ def _images(premultiplied, noise, seed=0):
     image = image + noise * torch.randn(image.shape, dtype=image.dtype, generator=generator)
     if premultiplied:
         image = image * contrast
-    return image, slices, contrast, phase, contrast if premultiplied else torch.ones_like(contrast)
+    factor = contrast if premultiplied else torch.ones_like(contrast)
+    return image, slices, contrast, phase, Multiplied(factor, factor.abs())
 
 
 @pytest.mark.parametrize("premultiplied", [False, True])
@@ -140,7 +144,8 @@ def test_a_mixed_batch_treats_each_image_by_its_own_flag():
     multiplied = _images(premultiplied=True, noise=0.0)[0]
     flag = torch.tensor([False, True, False, True])
     image = torch.where(flag[:, None], multiplied, plain)
-    right, wrong = (torch.where(f[:, None], contrast, 1.0) for f in (flag, ~flag))
+    factors = (torch.where(f[:, None], contrast, 1.0) for f in (flag, ~flag))
+    right, wrong = (Multiplied(factor, factor.abs()) for factor in factors)
     assert whitened_residual(image, slices, contrast, phase, right).abs().max() < 1e-12
     assert whitened_residual(image, slices, contrast, phase, wrong).abs().max() > 0.1
 
@@ -149,9 +154,13 @@ def test_a_mixed_batch_treats_each_image_by_its_own_flag():
 def test_matched_filter_centres_the_image_and_squares_its_ctf(premultiplied):
     image, slices, contrast, phase, flag = _images(premultiplied, noise=0.0)
     filtered = matched_filter(image, contrast, phase, flag)
-    seen = flag.abs() >= 0.1  # less is not divided by
+    seen = flag.factor.abs() >= 0.1  # less is not divided by
     torch.testing.assert_close(filtered[seen], (slices * contrast.square())[seen])
     assert (filtered[~seen].abs() <= (slices * contrast.square())[~seen].abs()).all()
+    weight = information(contrast, flag)  # which knows what is not divided by
+    torch.testing.assert_close(filtered, slices * weight)
+    if not premultiplied:
+        assert torch.equal(weight, contrast.square())
 
 
 def test_a_phase_flipped_image_is_its_recorded_one_times_the_sign_of_the_ctf():
@@ -163,9 +172,13 @@ def test_a_phase_flipped_image_is_its_recorded_one_times_the_sign_of_the_ctf():
     sign = multiplier(frequencies, pixel_A, parameters, no, yes)
     assert set(sign.unique().tolist()) == {-1.0, 1.0}
     torch.testing.assert_close(sign, multiplier(frequencies, pixel_A, parameters, yes, no).sign())
-    residual = whitened_residual(image * sign, slices, contrast, phase, sign)
+    signed = with_noise(sign, frequencies, pixel_A, parameters, no, torch.full((4,), 200.0))
+    assert (signed.noise == 1).all()  # noise times a sign is noise: there are no zeros
+    residual = whitened_residual(image * sign, slices, contrast, phase, signed)
     assert residual.abs().max() < 1e-12
+    one = Multiplied(torch.ones_like(sign), torch.ones_like(sign))
     torch.testing.assert_close(
-        matched_filter(image * sign, contrast, phase, sign),
-        matched_filter(image, contrast, phase, torch.ones_like(sign)),
+        matched_filter(image * sign, contrast, phase, signed),
+        matched_filter(image, contrast, phase, one),
     )
+    assert torch.equal(information(contrast, signed), contrast.square())

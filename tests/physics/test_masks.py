@@ -27,6 +27,14 @@ def test_window(size, ndim):
     assert (window.flatten()[order].diff() <= 1e-6).all()
 
 
+def test_overlap_is_that_of_a_window_with_itself():
+    window = masks.window(100).double()
+    for moved in (0, 10, 37, 80):
+        common = (window[:, moved:] * window[:, : 100 - moved]).sum() / window.square().sum()
+        assert masks.overlap(torch.tensor(moved / 100)).item() == pytest.approx(common.item(), abs=2e-3)
+    assert masks.overlap(torch.tensor([0.0, 1.0, 5.0])).tolist() == pytest.approx([1, 0, 0], abs=1e-6)
+
+
 def test_window_values_on_an_axis():
     # half box 10: edges at 5 and 10, a quarter of the ramp is (1 + cos 45 deg) / 2
     window = masks.window(20, inner=0.5, outer=0.9)

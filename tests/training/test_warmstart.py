@@ -142,8 +142,8 @@ def test_the_neural_parts_start_as_no_addition(make_started):
     contrast, phase = model._transfer(batch, batch["shift_px"])
     n = model.n_known
     expected = imaging.observe(model.basis.at(known, z), contrast[:, :n], phase[:, :n])
-    multiplied = model._multiplier(batch)
-    torch.testing.assert_close(model(batch).image[:, :n], expected * multiplied[:, :n])
+    factor = model._multiplied(batch).factor
+    torch.testing.assert_close(model(batch).image[:, :n], expected * factor[:, :n])
     assert model(batch).image[:, n:].abs().max() == 0
 
 

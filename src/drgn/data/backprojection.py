@@ -1,9 +1,10 @@
 """Voxel reconstruction: prepared images inserted into the transform of the map, weighted by their CTF.
 
 With images y in units of their noise, CTF c and trilinear shares s, a voxel gathers R = sum s c y and
-L = sum s c^2; an image of weight w adds w times both. A map is R / L; one that is to be looked at is
-R / (L + mean L / SSNR) with the shell's mean of L and its spectral signal-to-noise ratio, SSNR = FSC /
-(1 - FSC) in a half map and twice that in both: the Wiener filter (Scheres, J. Struct. Biol. 180, 519, 2012).
+L = sum s c^2 (of premultiplied images `imaging.matched_filter` and `imaging.information`); an image of
+weight w adds w times both. A map is R / L; one that is to be looked at is R / (L + mean L / SSNR) with the
+shell's mean of L and its spectral signal-to-noise ratio, SSNR = FSC / (1 - FSC) in a half map and twice that
+in both: the Wiener filter (Scheres, J. Struct. Biol. 180, 519, 2012).
 """
 
 from collections.abc import Callable, Sequence
@@ -105,8 +106,7 @@ def reconstruct(
     weights
         (N,), of each image of the data set, at least 0; None: 1 each.
     """
-    meta = dataset.stack.meta
-    side, scale = meta.box_size, meta.density_scale
+    side, scale = dataset.stack.meta.box_size, dataset.density_scale
     sums = []
     for number, rows in enumerate(halves):
         progress(f"half {number + 1}")

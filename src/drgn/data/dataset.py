@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from drgn.data.premultiplied import noise_kept
 from drgn.data.prepared import PreparedStack
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
@@ -38,6 +39,8 @@ class ParticleDataset(Dataset[Batch]):
     ----------
     rejected
         (N,) bool, rows whose image cannot be used.
+    density_scale
+        As of the stack, for the images as they are here: premultiplied ones in units of their noise before.
     half
         (N,) int64, half set of each row, 0 or 1, which the batches then hold; None where there are none.
 
@@ -84,6 +87,24 @@ class ParticleDataset(Dataset[Batch]):
         self.ctf_parameters = torch.from_numpy(parameters)
         self.premultiplied = torch.from_numpy(table["ctf_premultiplied"].to_numpy(bool).copy())
         self.phase_flipped = torch.from_numpy(table["phase_flipped"].to_numpy(bool).copy())
+        self.density_scale = meta.density_scale
+        self._noise_kept: Tensor | None = None
+        self._window_A: Tensor | None = None
+        if self.premultiplied.any():
+            self._measure_before_the_ctf(codes_of(table["optics_group"])[0], field)
+
+    def _measure_before_the_ctf(self, optics: NDArray[np.int64], field: NDArray[np.int64]) -> None:
+        """Let the noise before the CTF be the unit of premultiplied images, not that after it."""
+        meta = self.stack.meta
+        pixel_A = np.array([f.original_pixel_size_A for f in meta.fields])[field]
+        group = optics * len(meta.fields) + field
+        self._noise_kept = noise_kept(self.ctf_parameters, self.premultiplied, group, pixel_A)
+        of_reference = group[field == field.min()]  # the stack's scale is that of its largest group
+        row = int(np.flatnonzero(group == np.bincount(of_reference).argmax())[0])
+        self.density_scale /= float(self._noise_kept[row])
+        if meta.window:
+            inside = np.array([min(f.original_box_size, f.field_px) for f in meta.fields])[field]
+            self._window_A = torch.from_numpy(inside * pixel_A).float()
 
     def __len__(self) -> int:
         return len(self.stack_row)
@@ -105,6 +126,10 @@ class ParticleDataset(Dataset[Batch]):
             premultiplied=self.premultiplied[index],
             phase_flipped=self.phase_flipped[index],
         )
+        if self._noise_kept is not None:
+            batch["image"] *= self._noise_kept[index, None]
+        if self._window_A is not None:
+            batch["window_A"] = self._window_A[index]
         if self.frequency_scale is not None:
             batch["frequency_scale"] = self.frequency_scale[index]
         if self.half is not None:
@@ -129,7 +154,7 @@ class ParticleDataset(Dataset[Batch]):
         """Expected root-mean-square of the volume's transform at each frequency of the image lattice, (P,).
 
         From the power of up to `limit` images by shells, less that of the noise, divided by that of the CTF
-        (both times CTF^2 in a premultiplied image).
+        (as multiplication left them in a premultiplied image).
         """
         chosen = spread(rows, limit)
         frequencies = self.stack.lattice.frequencies
@@ -141,16 +166,10 @@ class ParticleDataset(Dataset[Batch]):
                 frequencies, batch["pixel_size_A"], batch["ctf_parameters"], batch["shift_px"]
             )
             c2 = contrast.double().square()
-            m2 = imaging.multiplier(
-                frequencies,
-                batch["pixel_size_A"],
-                batch["ctf_parameters"],
-                batch["premultiplied"],
-                batch["phase_flipped"],
-            ).square()
+            multiplied = imaging.multiplied(frequencies, batch)
             power += batch["image"].abs().double().square().sum(0)
-            noise += m2.double().sum(0)
-            transfer += (m2 * c2).sum(0)
+            noise += multiplied.noise.square().double().sum(0)
+            transfer += (multiplied.factor.square() * c2).sum(0)
 
         smooth = [shell_mean(total, shell)[shell] / len(chosen) for total in (noise, power, transfer)]
         unit = smooth[0].clamp(min=1e-6)

@@ -127,13 +127,16 @@ class Sample:
         still = torch.zeros(n, 2)
         ctf_parameters = torch.tensor(parameters, dtype=torch.float32)
         self.contrast, _ = imaging.transfer(frequencies, pixel_A, ctf_parameters, still)
-        self.multiplied = imaging.multiplier(
-            frequencies,
-            pixel_A,
-            ctf_parameters,
-            torch.from_numpy(table["ctf_premultiplied"].to_numpy(bool).copy()),
-            torch.from_numpy(table["phase_flipped"].to_numpy(bool).copy()),
-        )
+        premultiplied = torch.from_numpy(table["ctf_premultiplied"].to_numpy(bool).copy())
+        flipped = torch.from_numpy(table["phase_flipped"].to_numpy(bool).copy())
+        factor = imaging.multiplier(frequencies, pixel_A, ctf_parameters, premultiplied, flipped)
+        window_A = pixel_A * box_size if premultiplied.any() else None
+        known = pixel_A, ctf_parameters, premultiplied
+        self.multiplied = imaging.with_noise(factor, frequencies, *known, window_A)
+        # the unit was that of the noise as it is now
+        kept = self.multiplied.noise[:, self._tail].square().mean(1).sqrt()
+        self.image[premultiplied] *= kept[premultiplied, None]
+        self.weight = imaging.information(self.contrast, self.multiplied)
         _, group = np.unique(table["group"].to_numpy(str), return_inverse=True)
         self.group = torch.from_numpy(group.astype(np.int64))
         self.half = torch.from_numpy(random_halves(group, seed=0))
@@ -152,9 +155,13 @@ class Sample:
             parts.append(self.lattice.gather(transform) * torch.from_numpy(sign[chunk])[:, None])
         values = torch.cat(parts)
         # the high frequencies are noise: their power, robustly, is the unit
-        tail = values[:, -len(self.lattice) // 4 :].abs().square().mean(1).sqrt()
+        tail = values[:, self._tail].abs().square().mean(1).sqrt()
         usable = (tail > 0) & (tail < 10 * tail.median())
         return values * torch.where(usable, 1 / tail.clamp_min(1e-30), 0)[:, None]
+
+    @property
+    def _tail(self) -> slice:
+        return slice(-len(self.lattice) // 4, None)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -182,7 +189,7 @@ def cross_score(sample: Sample, reading: Reading) -> tuple[Tensor, tuple[HalfMap
         for part in chosen.split(_CHUNK):
             where = imaging.slice_coordinates(frequencies, rotation[part]).reshape(-1, 3)
             values = centred[part].reshape(-1)
-            more, heavier = insert(values, sample.contrast[part].square().reshape(-1), where, size)
+            more, heavier = insert(values, sample.weight[part].reshape(-1), where, size)
             total += more
             weight += heavier
         totals.append((total, weight))
@@ -193,7 +200,7 @@ def cross_score(sample: Sample, reading: Reading) -> tuple[Tensor, tuple[HalfMap
         for part in chosen.split(_CHUNK):
             where = imaging.slice_coordinates(frequencies, rotation[part])
             slices = extract(maps[1 - half].transform, where)
-            model = slices * sample.contrast[part]
+            model = slices * sample.weight[part].sqrt()
             fit = (slices.conj() * centred[part]).real.sum(1)
             score[part] = 2 * fit - model.abs().square().sum(1)
     return score, maps

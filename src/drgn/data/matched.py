@@ -21,7 +21,7 @@ class Matched(NamedTuple):
     """B images on the first P frequencies of the lattice.
 
     rotation: (B, 3, 3), times the volume's pixel over the image's where they differ. centred: (B, P) complex,
-    c y, from `imaging.matched_filter`. weight: (B, P), c^2.
+    from `imaging.matched_filter`. weight: (B, P), from `imaging.information`.
     """
 
     rotation: NDArray[np.float32]
@@ -30,12 +30,13 @@ class Matched(NamedTuple):
 
 
 def matched(batch: Batch, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """Centred images times their CTF, (B, P), and the CTF squared, on the lattice's first P frequencies."""
+    """`imaging.matched_filter` and `imaging.information`, (B, P), on the lattice's first P frequencies."""
     known = (batch["pixel_size_A"], batch["ctf_parameters"])
     contrast, phase = imaging.transfer(frequencies, *known, batch["shift_px"])
-    multiplied = imaging.multiplier(frequencies, *known, batch["premultiplied"], batch["phase_flipped"])
+    multiplied = imaging.multiplied(frequencies, batch)
     image = batch["image"][:, : len(frequencies)]
-    return imaging.matched_filter(image, contrast, phase, multiplied), contrast.square()
+    centred = imaging.matched_filter(image, contrast, phase, multiplied)
+    return centred, imaging.information(contrast, multiplied)
 
 
 def matched_chunks(

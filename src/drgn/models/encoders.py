@@ -24,7 +24,7 @@ class Observation(NamedTuple):
     centred
         (B, P) complex, the image centred and multiplied by its CTF, in units of the noise.
     weight
-        (B, P), CTF^2: the part of the volume's slice that `centred` holds.
+        (B, P), from `imaging.information`, CTF^2: the part of the volume's slice that `centred` holds.
     rotation
         (B, 3, 3).
     frequency_scale

@@ -16,7 +16,7 @@ from drgn.models.nuisance import Independence
 from drgn.models.poses import RefinedPose, SearchedPose
 from drgn.physics import fourier, imaging
 from drgn.physics.grids import half_lattice
-from drgn.physics.imaging import Batch
+from drgn.physics.imaging import Batch, Multiplied
 
 
 class Prediction(NamedTuple):
@@ -169,14 +169,8 @@ class Reconstructor(nn.Module):
     def _transfer(self, batch: Batch, shift_px: Tensor) -> tuple[Tensor, Tensor]:
         return imaging.transfer(self.frequencies, batch["pixel_size_A"], batch["ctf_parameters"], shift_px)
 
-    def _multiplier(self, batch: Batch) -> Tensor:
-        return imaging.multiplier(
-            self.frequencies,
-            batch["pixel_size_A"],
-            batch["ctf_parameters"],
-            batch["premultiplied"],
-            batch["phase_flipped"],
-        )
+    def _multiplied(self, batch: Batch) -> Multiplied:
+        return imaging.multiplied(self.frequencies, batch)
 
     def _coordinates(self, batch: Batch, rotation: Tensor) -> Tensor:
         """Where the image's frequencies lie in the volume's transform, (B, P, 3)."""
@@ -213,11 +207,11 @@ class Reconstructor(nn.Module):
         rotation: Tensor,
         contrast: Tensor,
         phase: Tensor,
-        multiplied: Tensor,
+        multiplied: Multiplied,
         known: Tensor | None,
     ) -> Posterior | None:
         centred = imaging.matched_filter(batch["image"], contrast, phase, multiplied)
-        weight, start = contrast.square(), None
+        weight, start = imaging.information(contrast, multiplied), None
         if self.basis is not None and known is not None and self.zdim:
             with torch.autocast(weight.device.type, enabled=False):
                 n = self.n_known
@@ -242,7 +236,7 @@ class Reconstructor(nn.Module):
         known = None
         if self.basis is not None:
             known = self._known(*imaging.fold(self._coordinates(batch, rotation)))
-        return self._infer(batch, rotation, *self._transfer(batch, shift_px), self._multiplier(batch), known)
+        return self._infer(batch, rotation, *self._transfer(batch, shift_px), self._multiplied(batch), known)
 
     def forward(self, batch: Batch, pixels: Tensor | None = None, draw: int | None = None) -> Prediction:
         """Predict the images of a batch, with a drawn latent in training and its mean otherwise.
@@ -259,7 +253,7 @@ class Reconstructor(nn.Module):
         """
         rotation, shift_px = self.pose(batch["row"], batch["rotation"], batch["shift_px"])
         contrast, phase = self._transfer(batch, shift_px)
-        multiplied = self._multiplier(batch)
+        multiplied = self._multiplied(batch)
         folded, sign = imaging.fold(self._coordinates(batch, rotation))
         known = self._known(folded, sign)
         posterior = self._infer(batch, rotation, contrast, phase, multiplied, known)
@@ -268,9 +262,10 @@ class Reconstructor(nn.Module):
             z = posterior.sample(_number(draw)) if self.training else posterior.mean
         image, amplitude = batch["image"], self.amplitude
         if pixels is not None:
-            image, contrast, phase, multiplied, folded, sign = (
-                part[:, pixels] for part in (image, contrast, phase, multiplied, folded, sign)
+            image, contrast, phase, folded, sign = (
+                part[:, pixels] for part in (image, contrast, phase, folded, sign)
             )
+            multiplied = Multiplied(*(part[:, pixels] for part in multiplied))
             amplitude = amplitude[pixels]
             known = None if known is None else known[:, pixels[pixels < self.n_known]]
         if "frequency_scale" in batch:
@@ -281,7 +276,7 @@ class Reconstructor(nn.Module):
             n = start.shape[1]
             slices = torch.cat([slices[:, :n] + start, slices[:, n:]], dim=1)
         return Prediction(
-            image=imaging.observe(slices, contrast * multiplied, phase),
+            image=imaging.observe(slices, contrast * multiplied.factor, phase),
             posterior=posterior,
             residual=imaging.whitened_residual(image, slices, contrast, phase, multiplied),
         )

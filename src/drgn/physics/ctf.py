@@ -33,6 +33,24 @@ def electron_wavelength_A(voltage_kV: Tensor) -> Tensor:
     return _PLANCK_J_S / momentum2.sqrt() * 1e10
 
 
+def delocalisation_A(frequencies_1_A: Tensor, parameters: Tensor) -> Tensor:
+    """How far the CTF spreads what an image has at the given frequencies.
+
+    The gradient of its phase over 2 pi, and where that is 0, at the origin, a third of the width sqrt(lambda
+    df) of its fringes. Parameters as of `ctf`; (..., P), in Angstrom. The square of the CTF spreads it twice
+    as far.
+    """
+    u, v, angle, _, voltage, cs, _, _, _ = (p.unsqueeze(-1) for p in parameters.unbind(-1))
+    wavelength = electron_wavelength_A(voltage).to(parameters.dtype)
+    x, y = frequencies_1_A.unbind(-1)
+    s2 = x**2 + y**2
+    turn = 2 * (torch.atan2(y, x) - torch.deg2rad(angle))
+    outwards = 0.5 * (u + v + (u - v) * torch.cos(turn)) - (cs * 1e7) * wavelength**2 * s2
+    around = 0.5 * (u - v) * torch.sin(turn)
+    gradient2 = wavelength**2 * s2 * (outwards**2 + around**2)
+    return (gradient2 + wavelength * (u + v).abs() / 18).sqrt()
+
+
 def ctf(frequencies_1_A: Tensor, parameters: Tensor) -> Tensor:
     """CTF of each image at the given frequencies; sign and formula in `drgn.physics`.
 

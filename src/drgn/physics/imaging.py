@@ -4,15 +4,16 @@ Simulation, training, pose search and back-projection all use these functions; c
 Shapes: B images, P frequencies of a half lattice.
 """
 
-from typing import NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
-from drgn.physics.ctf import PARAMETERS, ctf
+from drgn.physics.ctf import PARAMETERS, ctf, delocalisation_A
 from drgn.physics.fourier import shift_phase
+from drgn.physics.masks import overlap
 
-_SMALL = 0.1  # of a premultiplied image's CTF: nothing is divided by less
+_SMALL = 0.1  # of the noise of a premultiplied image: nothing is divided by less
 
 
 class Batch(TypedDict):
@@ -20,10 +21,11 @@ class Batch(TypedDict):
 
     row: (B,) int64, row of the particle table. group: (B,) int64, the physical particle that the image shows;
     equal numbers share a latent, as the tilt images of one particle do. image: (B, P) complex64, in units of
-    the noise. rotation: (B, 3, 3). shift_px: (B, 2), pixels of the training box. pixel_size_A: (B,),
-    of the training box. ctf_parameters: (B, 9). premultiplied, phase_flipped: (B,) bool.
-    frequency_scale: (B,), the volume's pixel over the image's, where some differ. half: (B,) int64, the half
-    set, 0 or 1, where the model has halves.
+    the noise as it was recorded. rotation: (B, 3, 3). shift_px: (B, 2), pixels of the training box.
+    pixel_size_A: (B,), of the training box. ctf_parameters: (B, 9). premultiplied, phase_flipped: (B,) bool.
+    frequency_scale: (B,), the volume's pixel over the image's, where some differ. window_A: (B,), width of
+    the round window that the images were multiplied by, where there is one and some are premultiplied. half:
+    (B,) int64, the half set, 0 or 1, where the model has halves.
     """
 
     row: Tensor
@@ -36,7 +38,23 @@ class Batch(TypedDict):
     premultiplied: Tensor
     phase_flipped: Tensor
     frequency_scale: NotRequired[Tensor]
+    window_A: NotRequired[Tensor]
     half: NotRequired[Tensor]
+
+
+class Multiplied(NamedTuple):
+    """What became of B images after they were recorded, (B, P) each.
+
+    Attributes
+    ----------
+    factor
+        m, what they were multiplied by.
+    noise
+        n, the standard deviation of what was noise of variance 1 before.
+    """
+
+    factor: Tensor
+    noise: Tensor
 
 
 def slice_coordinates(frequencies: Tensor, rotation: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -138,13 +156,48 @@ def multiplier(
     return torch.where(premultiplied[:, None], applied, torch.where(phase_flipped[:, None], sign, one))
 
 
+def multiplied(frequencies: Tensor, batch: Batch) -> Multiplied:
+    """What was multiplied on the images of a batch, and what that and the window made of their noise."""
+    known = batch["pixel_size_A"], batch["ctf_parameters"]
+    factor = multiplier(frequencies, *known, batch["premultiplied"], batch["phase_flipped"])
+    return with_noise(factor, frequencies, *known, batch["premultiplied"], batch.get("window_A"))
+
+
+def with_noise(
+    factor: Tensor,
+    frequencies: Tensor,
+    pixel_size_A: Tensor,
+    ctf_parameters: Tensor,
+    premultiplied: Tensor,
+    window_A: Tensor | None,
+) -> Multiplied:
+    """Add to the factor (B, P) of `multiplier`, of the same arguments, what became of the noise.
+
+    Noise is multiplied as the signal is. A window then spreads it along frequencies, into the zeros of the
+    CTF too: its variance is m^2 = (1 - cos 2g) / 2 seen through the transform of the window, which damps the
+    cosine by what the window and itself, moved as the square of the CTF moves things, have in common. Noise
+    that was multiplied by a sign is as it was.
+
+    Parameters
+    ----------
+    window_A
+        (B,) width of the round window that images were multiplied by afterwards; None: there was none.
+    """
+    if window_A is None:
+        return Multiplied(factor, factor.abs())
+    moved_A = 2 * delocalisation_A(frequencies / pixel_size_A[:, None, None], ctf_parameters)
+    kept = overlap(moved_A / window_A[:, None])
+    spread = (kept * factor.square() + (1 - kept) / 2).sqrt()
+    return Multiplied(factor, torch.where(premultiplied[:, None], spread, 1.0))
+
+
 def whitened_residual(
-    image: Tensor, slices: Tensor, contrast: Tensor, phase: Tensor, multiplied: Tensor
+    image: Tensor, slices: Tensor, contrast: Tensor, phase: Tensor, multiplied: Multiplied
 ) -> Tensor:
     """Difference of data and model in units of the noise, (B, P) complex.
 
-    The image is m * (contrast * slice + noise): the noise is divided by m again, except where m vanishes and
-    the image carries nothing.
+    The image is m * (contrast * slice + noise): it is divided by what the noise is then, except where that
+    vanishes and the image carries nothing.
 
     Parameters
     ----------
@@ -155,14 +208,26 @@ def whitened_residual(
     contrast, phase
         From `transfer`.
     multiplied
-        (B, P), m, from `multiplier`.
+        From the function of that name.
     """
-    return (image - observe(slices, contrast * multiplied, phase)) / multiplied.abs().clamp_min(_SMALL)
+    factor, noise = multiplied
+    return (image - observe(slices, contrast * factor, phase)) / noise.clamp_min(_SMALL)
 
 
-def matched_filter(image: Tensor, contrast: Tensor, phase: Tensor, multiplied: Tensor) -> Tensor:
+def matched_filter(image: Tensor, contrast: Tensor, phase: Tensor, multiplied: Multiplied) -> Tensor:
     """Centre the image and multiply it by its CTF, (B, P): what back-projection adds and an encoder sees.
 
     Arguments as of `whitened_residual`.
     """
-    return image * contrast * multiplied / multiplied.abs().clamp_min(_SMALL).square() * phase.conj()
+    factor, noise = multiplied
+    return image * contrast * factor / noise.clamp_min(_SMALL).square() * phase.conj()
+
+
+def information(contrast: Tensor, multiplied: Multiplied) -> Tensor:
+    """What a slice of 1 has become in units of the noise, squared, (B, P): c^2 in an image as recorded.
+
+    The weight of an image in back-projection; `matched_filter` of an image without noise is this times its
+    slice.
+    """
+    factor, noise = multiplied
+    return (contrast * (factor / noise.clamp_min(_SMALL))).square()

@@ -1,6 +1,7 @@
 """Windows, masks and filters."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,6 +17,26 @@ def window(box_size: int, inner: float = 0.85, outer: float = 0.99, ndim: int = 
     fraction = radii(box_size, ndim) / (box_size / 2)
     ramp = ((fraction - inner) / (outer - inner)).clamp(0, 1)
     return 0.5 * (1 + torch.cos(math.pi * ramp))
+
+
+@lru_cache(maxsize=8)
+def _overlaps(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What the round window moved by 0, 1/256, ... 1 of its width has in common with itself, (257,)."""
+    spectrum = torch.fft.rfft2(window(256).double(), s=(512, 512)).abs().square()
+    common = torch.fft.irfft2(spectrum, s=(512, 512))[0, :257]
+    return (common / common[0]).to(dtype).to(device)
+
+
+def overlap(moved: Tensor) -> Tensor:
+    """Share of its energy that the round window has in common with itself moved by a part of its width.
+
+    White noise in the window has this correlation between frequencies, and what varies along frequencies as
+    exp(2 pi i k moved) is damped by it where the window spreads it.
+    """
+    table = _overlaps(moved.dtype, moved.device)
+    position = moved.clamp(0, 1) * 256
+    lower = position.detach().long().clamp_max(255)
+    return torch.lerp(table[lower], table[lower + 1], position - lower)
 
 
 def soft_mask(

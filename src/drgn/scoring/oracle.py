@@ -88,17 +88,15 @@ class Images:
         frequencies = self.lattice.frequencies
         image = self.lattice.gather(fourier.fft(torch.from_numpy(self._reader(rows)), 2)) * self._unit
         contrast, phase = imaging.transfer(frequencies, *known, self.shift_px[chosen])
-        multiplied = imaging.multiplier(
-            frequencies, *known, self.premultiplied[chosen], self.phase_flipped[chosen]
-        )
+        premultiplied = self.premultiplied[chosen]
+        factor = imaging.multiplier(frequencies, *known, premultiplied, self.phase_flipped[chosen])
+        multiplied = imaging.with_noise(factor, frequencies, *known, premultiplied, None)
         contrast = contrast * self._unit.abs()
         centred = imaging.matched_filter(image, contrast, phase, multiplied)
-        nothing, one = torch.zeros_like(image), torch.ones_like(image)
-        carried = imaging.whitened_residual(nothing, one, contrast, phase, multiplied)  # of a flat slice
         return Centred(
             self.rotation[chosen].numpy(),
             centred.to(torch.complex64).contiguous().numpy(),
-            carried.abs().square().contiguous().numpy(),
+            imaging.information(contrast, multiplied).contiguous().numpy(),
         )
 
 
