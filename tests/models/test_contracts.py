@@ -215,7 +215,7 @@ def test_images_of_other_pixels_see_the_volume_at_its_own_frequencies(make_model
     coordinates = imaging.slice_coordinates(model.frequencies, batch["rotation"]) * scale[:, None, None]
     slices_ = model._decoded(*imaging.fold(coordinates), model._amplitude_at(coordinates), z)
     contrast, phase = model._transfer(batch, batch["shift_px"])
-    expected = imaging.observe(slices_, contrast * model._multiplier(batch), phase)
+    expected = imaging.observe(slices_, contrast * model._multiplied(batch).factor, phase)
     torch.testing.assert_close(scaled.image, expected, rtol=1e-4, atol=1e-4)
     changed = (scaled.posterior.mean - alike.posterior.mean).abs().amax(1)
     assert changed[[0, 3]].max() < 1e-5 < changed[[1, 2]].min(), (

@@ -216,7 +216,10 @@ class Particles:
 
     def leaving_rows(self) -> Self:
         """Return these particles without the original rows, which are read again when they are saved."""
-        return replace(self, source=replace(self.source, rows=None, left=self.source.left or self.source.rows is not None))
+        return replace(
+            self,
+            source=replace(self.source, rows=None, left=self.source.left or self.source.rows is not None),
+        )
 
     def with_rows(self) -> Self:
         """Return these particles with their original rows, found in their file by key where they were left.
