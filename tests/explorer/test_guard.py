@@ -1,6 +1,7 @@
 """Whom the guard lets through, asked with requests made by hand, as no client sends them."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.datastructures import URL
@@ -34,7 +35,8 @@ def answer(host, path="/api/run", token=""):
         "server": ("127.0.0.1", 80),
         "headers": [(b"host", host.encode()), (b"x-drgn-token", token.encode())],
     }
-    asyncio.run(Guard(app, "secret")(scope, receive, send))
+    with ThreadPoolExecutor(1) as pool:  # a browser that other tests opened runs a loop in this thread
+        pool.submit(asyncio.run, Guard(app, "secret")(scope, receive, send)).result()
     return sent[0]["status"], sent[1]["body"].decode()
 
 
