@@ -1,5 +1,6 @@
 """How a job ends that is cancelled."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +35,8 @@ time.sleep(60)
 @pytest.fixture
 def at_work(environment, tmp_path):
     """Return a function that makes the jobs of a server, with one at work that runs a script."""
+    # as the server has: a shell lets what it starts in the background ignore Ctrl-C, and that would be handed on
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     processes = []
 
     def begin(script):
@@ -57,6 +60,7 @@ def at_work(environment, tmp_path):
         process.kill()
         process.wait(20)
         process.stdout.close()
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_job_that_is_cancelled_removes_what_it_was_writing(at_work, tmp_path):
