@@ -35,7 +35,7 @@ time.sleep(60)
 @pytest.fixture
 def at_work(environment, tmp_path):
     """Return a function that makes the jobs of a server, with one at work that runs a script."""
-    # as the server has: a shell lets what it starts in the background ignore Ctrl-C, and that would be handed on
+    # as the server has it: what a shell starts in the background ignores Ctrl-C, and would hand that on
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     processes = []
 
