@@ -78,14 +78,21 @@ def equal(one, other):
 # to 1e-4 within 40 steps: at ten times this rate with two seeds of four, at this one with none of six.
 @pytest.mark.parametrize(
     "options",
-    [["optimizer.lr=0.0002"], ["warmstart=none", "half_sets=random", "pixels=rising", "seed=1"]],
-    ids=["start", "halves"],
+    [
+        pytest.param(["optimizer.lr=0.0002"], id="start"),
+        pytest.param(
+            ["warmstart=none", "half_sets=random", "pixels=rising", "seed=1"],
+            marks=pytest.mark.full,
+            id="halves",
+        ),
+    ],
 )
 @pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.full)])
 def test_several_processes_train_as_one(trained_by, options, n):
     equal(trained_by(1, *options), trained_by(n, *options))
 
 
+@pytest.mark.full
 def test_a_process_reads_its_own_stretch_alone(trained_by):
     _, _, rows = other = trained_by(2, "warmstart=none", "dataset.shards=2")
     one, two = (set(chain(*found)) for found in rows)

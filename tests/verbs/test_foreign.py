@@ -61,6 +61,7 @@ def test_the_demo_orders_the_motion_and_separates_the_class(tmp_path: Path, n: i
     assert scores["ari_attached"] >= 0.95
 
 
+@pytest.mark.full
 def test_two_classes_of_a_tilt_star_are_told_apart(shared: Path, train: Train) -> None:
     """Particles of several images each; the stacks are not where the star says; phase plate; dark protein."""
     from sklearn.metrics import adjusted_rand_score
