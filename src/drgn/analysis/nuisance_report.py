@@ -177,7 +177,7 @@ def draw(found: Sequence[Dependence], path: Path) -> Path:
     """Bars of the shares, each with what chance reaches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 0.9 + 0.45 * len(found)), layout="constrained")
+    figure = Figure(figsize=(7.0, 1.2 + 0.45 * len(found)), layout="constrained")
     panel = figure.subplots()
     places = np.arange(len(found))[::-1]
     colours = [plots.OKABE_ITO[3] if d.alarm else plots.OKABE_ITO[0] for d in found]
@@ -193,7 +193,7 @@ def draw(found: Sequence[Dependence], path: Path) -> Path:
     panel.set_xlim(0, 105 * max(max(d.share, d.noise, d.least) for d in found))
     panel.set_xlabel("explained share of the variance of a principal component of z (%)")
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, loc="best", fontsize=9)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     return plots.save(figure, path)
 
 
