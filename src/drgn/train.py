@@ -203,7 +203,7 @@ def _trained(
     import torch
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    from drgn.data.dataset import spread
+    from drgn.data.sample import spread
     from drgn.models.latents import TableLatent
     from drgn.models.poses import RefinedPose
     from drgn.run import Run

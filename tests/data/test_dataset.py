@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from drgn.data import identity
-from drgn.data.dataset import Batches, ParticleDataset, spread
+from drgn.data.dataset import Batches, ParticleDataset
 from drgn.data.fields import fields_of
 from drgn.data.prepared import Meta, PreparedStack
+from drgn.data.sample import spread
 from drgn.errors import InputError
 from drgn.physics import imaging
 from drgn.physics.grids import half_lattice

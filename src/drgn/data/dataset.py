@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from drgn.data.premultiplied import noise_kept
 from drgn.data.prepared import PreparedStack
+from drgn.data.sample import spread
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
 from drgn.formats.table import codes_of
@@ -175,11 +176,6 @@ class ParticleDataset(Dataset[Batch]):
         unit = smooth[0].clamp(min=1e-6)
         signal = (smooth[1] / unit - 1).clamp(min=1e-3) / (smooth[2] / unit).clamp(min=1e-3)
         return signal.sqrt().float()
-
-
-def spread(rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """At most n of the rows, evenly spread over them: files are in the order of their sessions."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), n)).astype(np.int64))]
 
 
 def require_poses(particles: Particles) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drgn.data.building import Plan
+from drgn.data.sample import spread
 from drgn.errors import InputError
 
 _SAMPLE = 1000  # images that the noise is measured on
@@ -29,7 +30,7 @@ def noise_std(
     chunks, number_of_chunk = [], []
     by_group = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
     for number, members in enumerate(by_group):
-        rows = members[np.unique(np.linspace(0, len(members) - 1, min(len(members), share)).astype(np.int64))]
+        rows = spread(members, share)
         parts = np.array_split(rows, -(-len(rows) // plan.chunk))
         chunks += parts
         number_of_chunk += [number] * len(parts)

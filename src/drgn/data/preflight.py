@@ -23,6 +23,7 @@ from torch import Tensor
 from drgn.data.dataset import require_poses
 from drgn.data.fields import box_and_pixel
 from drgn.data.halves import HalfMap, Reading, Sample, cross_score
+from drgn.data.sample import spread
 from drgn.errors import InputError
 from drgn.formats.particles import Particles
 from drgn.physics import fourier, masks
@@ -148,7 +149,7 @@ def preflight(
     faults: list[str] = []
     warnings: list[str] = []
     usual = _of_one_field(particles, warnings)
-    rows = usual[np.unique(np.linspace(0, len(usual) - 1, min(len(usual), limit)).astype(np.int64))]
+    rows = spread(usual, limit)
     # with their neighbours in the file, whose poses may be theirs by mistake
     near = np.unique(np.clip(rows[:, None] + [-1, 0, 1], 0, len(particles) - 1))
     shift_A = particles.table[["shift_x_A", "shift_y_A"]].iloc[near].to_numpy(np.float64)

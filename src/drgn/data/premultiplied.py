@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from drgn.data.sample import spread
 from drgn.physics import imaging
 
 _SAMPLE = 1000  # images whose CTF is looked at
@@ -43,7 +44,7 @@ def noise_kept(
     share = int(np.clip(_SAMPLE // max(1, len(numbers)), *_SAMPLE_OF_GROUP))
     by_group = np.split(np.argsort(of_group, kind="stable"), np.cumsum(np.bincount(of_group))[:-1])
     for members in by_group if len(chosen) else []:
-        some = chosen[members[np.unique(np.linspace(0, len(members) - 1, share).astype(np.int64))]]
+        some = chosen[spread(members, share)]
         yes = torch.ones(len(some), dtype=torch.bool)
         pixel_A = torch.from_numpy(pixel_size_A[some]).float()
         m = imaging.multiplier(frequencies, pixel_A, parameters[some], yes, ~yes)
