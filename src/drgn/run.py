@@ -356,7 +356,7 @@ def build_reconstructor(
         Module prefixes that a `_target_` may name besides drgn's, torch's and Lightning's own.
     """
     zdim = config["latent"].get("zdim", 0)
-    if "zdim" in config["latent"] and (not isinstance(zdim, int) or zdim < 1):
+    if "zdim" in config["latent"] and (not isinstance(zdim, int | float) or zdim < 1 or zdim % 1):
         raise InputError(
             f"latent.zdim={zdim}: expected a whole number of at least 1; a homogeneous model is latent=none"
         )
@@ -370,7 +370,7 @@ def build_reconstructor(
         "box_size": box_size,
         "n_particles": n_particles,
         "amplitude": torch.ones(n_pixels) if amplitude is None else amplitude,
-        "zdim": zdim,
+        "zdim": int(zdim),
     }
     parts = config["model"]
 

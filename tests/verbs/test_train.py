@@ -240,6 +240,7 @@ def test_a_run_does_not_go_on_with_other_particles(train_tiny, trained, toy, tmp
         (["optimizer.lr=fast"], r"optimizer\.lr=fast: expected"),
         (["schedule=cosine", "schedule.warmup_steps=1.5"], r"schedule\.warmup_steps=1\.5: expected a whole"),
         (["latent.zdim=0"], r"latent\.zdim=0: expected a whole number of at least 1; .* latent=none"),
+        (["latent.zdim=2.5"], r"latent\.zdim=2\.5: expected a whole number of at least 1"),
         (["latent.zdim=two"], r"latent\.zdim=two: expected a whole number of at least 1"),
         (
             ["dataset=toy", "dataset.particles=mine.star"],
